@@ -1,0 +1,101 @@
+"""The student's configuration, and the recipes: named choices of mixers and Fourier options."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import BertConfig
+
+MIXER_NAMES = ("fourier", "attention", "identity")
+FOURIER_NORMS = ("backward", "ortho")
+PADDINGS = ("ignore", "mask")
+BACKENDS = ("auto", "fft", "matmul")
+
+
+@strict
+class FNetBertConfig(BertConfig):
+    """BERT's configuration with a token mixer per layer.
+
+    mixers: one name a layer, of `fourier`, `attention`, `identity`; None means `fourier` everywhere.
+    fourier_norm: `backward` is the plain sum (FNet, section 3.2; the 2023 study), `ortho` divides by sqrt(n·d).
+    padding: `ignore` mixes padding like any token; `mask` gives an example of true length L its length-L transform.
+    output_projection: keep BERT's output dense layer (and its dropout) after the mixer; FNet has none.
+    gain: a learned per-channel factor on the mixer's output; the transfer sets its start, see `transfer.py`.
+    backend: `fft`, `matmul` (real DFT matrices) or `auto`; same numbers, other speed.
+    """
+
+    model_type = "fnet_bert"
+
+    mixers: list | tuple | None = None
+    fourier_norm: str = "ortho"
+    padding: str = "mask"
+    output_projection: bool = True
+    gain: bool = True
+    backend: str = "auto"
+
+    def __post_init__(self, **kwargs):
+        if self.mixers is None:
+            self.mixers = ["fourier"] * self.num_hidden_layers
+        self.mixers = list(self.mixers)
+        super().__post_init__(**kwargs)
+        for name, allowed in (("fourier_norm", FOURIER_NORMS), ("padding", PADDINGS), ("backend", BACKENDS)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}: {getattr(self, name)!r} is not one of: {', '.join(allowed)}")
+        for mixer in self.mixers:
+            if mixer not in MIXER_NAMES:
+                raise ValueError(f"mixers: {mixer!r} is not one of: {', '.join(MIXER_NAMES)}")
+        if len(self.mixers) != self.num_hidden_layers:
+            raise ValueError(
+                f"mixers: {len(self.mixers)} names for {self.num_hidden_layers} layers (num_hidden_layers)")
+        if self.is_decoder:
+            raise ValueError("is_decoder: Fourier mixing sees the whole sequence; only encoders are supported")
+
+
+REPAIRED = {"fourier_norm": "ortho", "padding": "mask", "output_projection": True, "gain": True}
+NAIVE = {"fourier_norm": "backward", "padding": "ignore", "output_projection": True, "gain": False}
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "bert": {"mixer": "attention", "output_projection": True, "gain": False},  # the unchanged baseline
+    "fnet-naive": {"mixer": "fourier", **NAIVE},  # what the 2023 study ran
+    "fnet-paper": {"mixer": "fourier", **NAIVE, "output_projection": False},  # FNet as published: no projection
+    "fnet": {"mixer": "fourier", **REPAIRED},  # the repaired swap
+    "bound": {"mixer": "identity", **REPAIRED},  # mixing removed, all else as `fnet`: the speed limit
+}
+ACCEPTED = f"{', '.join(RECIPES)}, hybrid-K (attention in K layers), hybrid-at-I-J-... (in these layers, from 0)"
+
+
+def hybrid_layers(kept: int, layers: int) -> list[int]:
+    """Layers (from 0) that keep attention in `hybrid-k`: spread evenly, the last always among them."""
+    return [(i + 1) * layers // kept - 1 for i in range(kept)]
+
+
+def recipe(name: str, layers: int) -> dict[str, Any]:
+    """Config choices of a recipe for a model of `layers` layers.
+
+    Raises ValueError naming the accepted recipes.
+    """
+    if name in RECIPES:
+        choices = dict(RECIPES[name])
+        return {"mixers": [choices.pop("mixer")] * layers, **choices}
+    if match := re.fullmatch(r"hybrid-(\d+)", name):
+        count = int(match[1])
+        if not 1 <= count <= layers:
+            raise ValueError(f"model: {name!r} keeps {count} of {layers} layers; K is from 1 to {layers}")
+        kept = hybrid_layers(count, layers)
+    elif match := re.fullmatch(r"hybrid-at((?:-\d+)+)", name):
+        kept = [int(i) for i in match[1].split("-")[1:]]
+        if len(set(kept)) != len(kept) or max(kept) >= layers:
+            raise ValueError(f"model: {name!r} needs distinct layers from 0 to {layers - 1}")
+    else:
+        raise ValueError(f"model: {name!r} is not one of: {ACCEPTED}")
+    return {"mixers": ["attention" if i in kept else "fourier" for i in range(layers)], **REPAIRED}
+
+
+def student_config(teacher: BertConfig, name: str, **overrides: Any) -> FNetBertConfig:
+    """The configuration of recipe `name` with the shape of a teacher's; `overrides` set single choices."""
+    shared = {k: v for k, v in teacher.to_dict().items()
+              if k not in ("model_type", "architectures", "transformers_version", "dtype", "torch_dtype")}
+    choices = {**recipe(name, teacher.num_hidden_layers), **overrides}
+    return FNetBertConfig(**{**shared, **choices})

@@ -1,0 +1,225 @@
+"""Parameters of the notebooks and of the command line: one definition, validated before anything is computed.
+
+Each class lists what a notebook takes (`papermill … -p name value`); a test holds the notebooks' parameters cells
+to these names and defaults. A bad value raises ParameterError, one line that names what is accepted.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from .config import recipe
+
+Task = Literal["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli"]
+TASKS: tuple[str, ...] = get_args(Task)
+Precision = Literal["fp32", "bf16", "fp16"]
+STUDY_MODELS = ["bert", "fnet-naive", "fnet-paper", "fnet", "hybrid-2"]  # what `model=all` means
+
+# The 2023 study's training recipe (bert-base-uncased, GLUE).
+STUDY = {"epochs": 5, "learning_rate": 2e-5, "batch_size": 16, "weight_decay": 0.01, "warmup": 0.0,
+         "accumulate": 1, "max_length": 512, "train_size": 0, "eval_size": 0}
+
+
+class ParameterError(ValueError):
+    """A bad parameter; the message is one line and names the accepted values."""
+
+    def _render_traceback_(self) -> list[str]:
+        # Jupyter prints this instead of a traceback: the reader needs the line, not our call stack.
+        return [f"ParameterError: {self}"]
+
+
+def _no_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("a number is expected, not True or False")
+    return value
+
+
+def _comma_list(value: Any) -> Any:
+    """papermill's -p gives `1,2` as a string and `1` as an int; a YAML list is welcome too."""
+    if isinstance(value, (list, tuple)):
+        return ",".join(str(v) for v in value)
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+Int = Annotated[int, BeforeValidator(_no_bool)]
+Float = Annotated[float, BeforeValidator(_no_bool)]
+CommaList = Annotated[str, BeforeValidator(_comma_list)]
+
+
+class Params(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @classmethod
+    def parse(cls, values: dict[str, Any]):
+        """Validate; raises ParameterError with every problem in one line."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            problems = [_line(e, cls) for e in error.errors()]
+            raise ParameterError("; ".join(dict.fromkeys(problems))) from None
+
+
+def _line(error: dict[str, Any], cls: type[Params]) -> str:
+    name = ".".join(str(part) for part in error["loc"]) or "parameters"
+    if error["type"] == "extra_forbidden":
+        return f"unknown parameter {name!r}; accepted: {', '.join(cls.model_fields)}"
+    if error["type"] == "literal_error":
+        return f"{name}: {error['input']!r} is not one of: {error['ctx']['expected'].replace(chr(39), '')}"
+    if error["type"] == "value_error":
+        text = str(error["ctx"]["error"])
+        return text if text.startswith(f"{name}:") or name == "parameters" else f"{name}: {text}"
+    return f"{name}: {error['input']!r} does not fit: {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+def model_names(text: str) -> list[str]:
+    """`all`, one recipe or a comma list -> recipe names; raises ValueError naming the accepted ones."""
+    names = STUDY_MODELS if text.strip() == "all" else [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise ValueError("model: no recipe named")
+    for name in names:
+        try:
+            recipe(name, 99)  # the names only; whether K layers fit is checked against the teacher
+        except ValueError as error:
+            raise ValueError(f"{error}, or all") from None
+    return list(dict.fromkeys(names))
+
+
+class Inputs(Params):
+    """Where teacher, data and results are."""
+
+    teacher: str = Field("auto", description="auto, a Hub name, a folder, or minilm; auto = bert-base-uncased from "
+                                             "the Hub if it answers, else minilm")
+    data: str = Field("auto", description="auto, hub, synthetic, or a folder of <task>/<split>.parquet; auto = "
+                                          "FNETLIB_GLUE_DIR if set, else the Hub if it answers, else synthetic")
+    results: str = Field("auto", description="folder for records; auto = results/local-glue or "
+                                             "results/local-synthetic")
+
+
+class FinetuneParams(Inputs):
+    """03_finetune: fine-tune recipes on one GLUE task, one record per (task, model, seed)."""
+
+    task: Task = Field("rte", description="GLUE task: " + ", ".join(TASKS))
+    model: str = Field("bert,fnet-naive,fnet", description="recipe, comma list of recipes, or all")
+    seed: Int = Field(42, ge=0, description="random seed of initialisation, data order and dropout")
+    seeds: CommaList = Field("", description="comma list of seeds; if given, it replaces seed")
+    epochs: Int = Field(5, ge=1, description="passes over the training set")
+    learning_rate: Float = Field(2e-5, gt=0, description="peak learning rate of AdamW, linear decay to 0")
+    batch_size: Int = Field(16, ge=1, description="examples a step (times accumulate)")
+    weight_decay: Float = Field(0.01, ge=0, description="AdamW's decoupled weight decay")
+    warmup: Float = Field(0.0, ge=0, lt=1, description="share of the steps with rising learning rate")
+    accumulate: Int = Field(1, ge=1, description="gradient accumulation steps")
+    max_length: Int = Field(512, ge=8, description="tokens an example is cut to")
+    precision: Precision = Field("fp32", description="fp32, bf16 or fp16 (the last two by autocast)")
+    train_size: Int = Field(0, ge=0, description="use only this many training examples, 0 = all")
+    eval_size: Int = Field(0, ge=0, description="use only this many validation examples, 0 = all")
+    training: str = Field("auto", pattern=r"^[a-z0-9_]+$",
+                          description="name of the training recipe in tables; auto = study if the values are the "
+                                      "study's, else custom")
+    checkpoint_minutes: Float = Field(10.0, ge=0, description="minutes between checkpoints that a killed run "
+                                                              "resumes from")
+    force: bool = Field(False, description="True: run again and replace the record that exists")
+
+    @field_validator("model")
+    @classmethod
+    def _models(cls, value: str) -> str:
+        return ",".join(model_names(value))
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds(cls, value: str) -> str:
+        if value and not all(part.strip().isdigit() for part in value.split(",")):
+            raise ValueError(f"seeds: {value!r} is not a comma list of whole numbers, e.g. 1,2,3")
+        return value.replace(" ", "")
+
+    @model_validator(mode="after")
+    def _study_is_the_study(self):
+        if self.training == "study" and self.recipe_name != "study":
+            wrong = [f"{k}={getattr(self, k)} (the study: {v})" for k, v in STUDY.items() if getattr(self, k) != v]
+            raise ValueError(f"training: 'study' is the 2023 study's recipe, but {', '.join(wrong)}")
+        return self
+
+    @property
+    def models(self) -> list[str]:
+        return self.model.split(",")
+
+    @property
+    def all_seeds(self) -> list[int]:
+        return [int(s) for s in self.seeds.split(",")] if self.seeds else [self.seed]
+
+    @property
+    def recipe_name(self) -> str:
+        """Name of the training recipe, resolved."""
+        if all(getattr(self, name) == value for name, value in STUDY.items()):
+            return "study" if self.training == "auto" else self.training
+        return "custom" if self.training in ("auto", "study") else self.training
+
+    def decisive(self) -> dict[str, Any]:
+        """What decides a run's result besides task, model, seed, data and teacher: goes into the run_id."""
+        names = [*STUDY, "precision"]
+        return {name: getattr(self, name) for name in names}
+
+
+class BuildParams(Inputs):
+    """01_build: what the mixing layer computes, and the model beside BERT."""
+
+    model: str = Field("fnet", description="recipe shown beside BERT")
+    seq_length: Int = Field(128, ge=2, description="tokens for which FLOPs are counted")
+    seed: Int = Field(0, ge=0, description="seed of the random inputs")
+
+    @field_validator("model")
+    @classmethod
+    def _model(cls, value: str) -> str:
+        return one_model(value)
+
+
+class TransferParams(Inputs):
+    """02_transfer: teacher -> student, every tensor accounted for."""
+
+    model: str = Field("fnet", description="recipe of the student")
+    task: Task = Field("cola", description="GLUE task whose training sentences measure the gain and the plots")
+    groups: str = Field("all", description="component groups to copy: all, or a comma list")
+    sentences: Int = Field(64, ge=1, description="unlabelled sentences used to measure")
+    save: str = Field("", description="folder for the student (save_pretrained); empty = not saved")
+    seed: Int = Field(0, ge=0, description="seed of what is newly initialised")
+
+    @field_validator("model")
+    @classmethod
+    def _model(cls, value: str) -> str:
+        return one_model(value)
+
+
+class EfficiencyParams(Inputs):
+    """04_efficiency: time, memory and FLOPs of the recipes side by side, on random data."""
+
+    models: str = Field("bert,fnet-naive,fnet,hybrid-2,bound", description="recipes, comma list or all")
+    shape: str = Field("bert-base", description="bert-base (12x768), minilm (6x384), tiny (2x64) or layers x width, e.g. 4x256")
+    lengths: CommaList = Field("128,512", description="sequence lengths, comma list")
+    tokens: Int = Field(4096, ge=1, description="tokens a step: batch = tokens / length, at least 1")
+    precisions: str = Field("fp32", description="comma list of fp32, tf32, bf16, fp16")
+    modes: str = Field("eager", description="comma list of eager, compiled")
+    repeats: Int = Field(10, ge=3, description="measured steps of each model, interleaved")
+    warmup: Int = Field(3, ge=1, description="steps before measuring")
+    device: str = Field("auto", description="auto, cpu or cuda")
+    seed: Int = Field(0, ge=0, description="seed of weights and inputs")
+    force: bool = Field(False, description="True: measure again and replace the records that exist")
+
+    @field_validator("models")
+    @classmethod
+    def _models(cls, value: str) -> str:
+        return ",".join(model_names(value))
+
+
+class AnalysisParams(Params):
+    """05_analysis: every table and plot of the report, from records only."""
+
+    preset: str = Field("minilm", description="preset whose results are shown: quick, minilm or bert-base")
+    results: str = Field("auto", description="folder with runs/; auto = results/<preset>")
+
+
+def one_model(text: str) -> str:
+    names = model_names(text)
+    if len(names) != 1:
+        raise ValueError(f"model: one recipe is expected, not {text!r}")
+    return names[0]

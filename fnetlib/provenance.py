@@ -1,0 +1,99 @@
+"""Where a number came from: versions, hardware, and the code that made it."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import os
+import platform
+import subprocess
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .records import Code
+
+PACKAGES = ("torch", "transformers", "datasets", "evaluate", "accelerate", "numpy", "scikit-learn", "scipy")
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, whole seconds."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def find_root() -> Path:
+    """The project's root: FNETLIB_ROOT, else the checkout this package runs from, else the working directory."""
+    if os.environ.get("FNETLIB_ROOT"):
+        return Path(os.environ["FNETLIB_ROOT"]).resolve()
+    for folder in (Path(__file__).resolve().parents[1], Path.cwd(), *Path.cwd().parents):
+        if (folder / "pyproject.toml").is_file() and (folder / "notebooks").is_dir():
+            return folder
+    return Path.cwd()
+
+
+def environment(device: str, precision: str, compiled: bool = False) -> dict[str, Any]:
+    """Versions, device and driver, as a record's `env`."""
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    info: dict[str, Any] = {
+        "versions": versions, "device": device, "device_name": platform.processor() or platform.machine(),
+        "driver": None, "cpu_count": os.cpu_count(), "threads": torch.get_num_threads(),
+        "precision": precision, "tf32": torch.backends.cuda.matmul.allow_tf32, "compile": compiled,
+    }
+    if device.startswith("cuda"):
+        info["device_name"] = torch.cuda.get_device_name(device)
+        info["driver"] = _driver()
+        info["cuda"] = torch.version.cuda
+    return info
+
+
+def _driver() -> str | None:
+    try:
+        out = subprocess.run(
+            ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"],
+            capture_output=True, text=True, timeout=20, check=True,
+        )
+        return out.stdout.split()[0]
+    except (OSError, subprocess.SubprocessError, IndexError):
+        return None
+
+
+@functools.cache
+def code() -> Code:
+    """The commit from git; where there is no git (a container), from FNETLIB_COMMIT, else `unknown`.
+
+    `source` hashes the package's own files, so that a record can be matched to its code without git too.
+    """
+    return Code(commit=_git("rev-parse", "HEAD") or os.environ.get("FNETLIB_COMMIT", "unknown"),
+                dirty=_dirty(), source=source_hash())
+
+
+def _dirty() -> bool | None:
+    status = _git("status", "--porcelain", "--untracked-files=no", "--", "fnetlib", "notebooks")
+    return None if status is None else bool(status)
+
+
+def _git(*args: str) -> str | None:
+    root = Path(__file__).resolve().parents[1]
+    try:
+        out = subprocess.run(["git", "-C", str(root), *args], capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return out.stdout.strip()
+
+
+@functools.cache
+def source_hash() -> str:
+    """sha256 (16 hex digits) over the package's .py files, names included."""
+    digest = hashlib.sha256()
+    package = Path(__file__).parent
+    for path in sorted(package.rglob("*.py")):
+        digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
