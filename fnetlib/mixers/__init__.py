@@ -1,0 +1,14 @@
+"""Token mixers: one file each, one call signature.
+
+A mixer maps hidden states `[batch, seq, hidden]` to mixed states of the same shape, given the `Sequence` that the
+model prepares once per forward pass and every layer shares.
+"""
+
+from .attention import AttentionMixer
+from .base import Sequence
+from .fourier import FourierMixer
+from .identity import IdentityMixer
+
+MIXERS = {"fourier": FourierMixer, "attention": AttentionMixer, "identity": IdentityMixer}
+
+__all__ = ["MIXERS", "AttentionMixer", "FourierMixer", "IdentityMixer", "Sequence"]

@@ -1,0 +1,20 @@
+"""What the mixers of one forward pass share."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+
+
+class Sequence(NamedTuple):
+    """The batch's padding in the forms that mixers need, prepared once and shared by all layers.
+
+    real: `[batch, seq]` bool, True where a token is not padding; None where nothing is padded.
+    attention_mask: what BERT's attention takes (its form depends on the attention implementation), or None.
+    fourier: the sequence axis' transform, a `FourierPlan`; None where no layer is a Fourier layer.
+    """
+
+    real: torch.Tensor | None = None
+    attention_mask: Any = None
+    fourier: Any = None

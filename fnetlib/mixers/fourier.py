@@ -1,0 +1,153 @@
+"""Fourier mixing: the real part of a 2D discrete Fourier transform over sequence and hidden axes.
+
+    Y = Re(F_n X F_d) = C_n X C_d − S_n X S_d        (FNet, Lee-Thorp 2021, section 3.2, equation 3)
+
+with F_n = C_n − i S_n the n x n DFT matrix. X is real, so half of the hidden spectrum gives the rest:
+Y[k, d−l] = Y[−k mod n, l]. With `padding="mask"` an example of true length L gets its own length-L transform, so
+that its output does not depend on how far it is padded; padded positions come out as zero.
+
+Two backends, same numbers: `fft` (torch.fft in float32; with a mask, Bluestein's chirp gives every example its own
+length in one batched transform, O(n log n)), and `matmul` (real DFT matrices in the tensor's own dtype: no complex
+numbers, so it runs in half precision and exports).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from .base import Sequence
+
+# Up to this length the sequence axis' n x n matrices cost less than Bluestein's padded FFTs. A first choice from
+# the operation counts; the efficiency study measures it.
+MATMUL_MAX_LENGTH = 512
+
+
+class FourierPlan(NamedTuple):
+    """The sequence axis' transform for one batch. Real matrices, or Bluestein's chirp, or neither (plain FFT).
+
+    cos, sin: `[batch or 1, seq, seq]`, scaled (backend `matmul`).
+    chirp: `[batch, seq]` complex, w_j = exp(−iπ j²/L); kernel: its circular convolution's transform `[batch, m]`.
+    mirror: `[batch, seq]` index of −k mod L, for the mirrored half of the hidden spectrum.
+    order, rank: `[batch, seq]` move real tokens to the front and back again.
+    scale: `[batch or 1, 1, 1]` or a float; real: `[batch, seq, 1]` or None.
+    """
+
+    scale: torch.Tensor | float
+    cos: torch.Tensor | None = None
+    sin: torch.Tensor | None = None
+    chirp: torch.Tensor | None = None
+    kernel: torch.Tensor | None = None
+    mirror: torch.Tensor | None = None
+    order: torch.Tensor | None = None
+    rank: torch.Tensor | None = None
+    real: torch.Tensor | None = None
+
+
+def hidden_dft(width: int, device=None) -> tuple[torch.Tensor, torch.Tensor]:
+    """C_d and S_d for half of the hidden spectrum, each `[width, width // 2 + 1]`, float32, unscaled."""
+    j = torch.arange(width, device=device)
+    angle = (torch.outer(j, j[: width // 2 + 1]) % width).double() * (2 * math.pi / width)
+    return angle.cos().float(), angle.sin().float()
+
+
+def choose_backend(backend: str, length: int) -> str:
+    """What `auto` means: matrices up to MATMUL_MAX_LENGTH, FFTs beyond."""
+    if backend != "auto":
+        return backend
+    return "matmul" if length <= MATMUL_MAX_LENGTH else "fft"
+
+
+def plan_fourier(
+    length: int, width: int, real: torch.Tensor | None, norm: str, backend: str, device=None,
+) -> FourierPlan:
+    """Prepare the sequence axis' transform of one batch, shared by all layers.
+
+    real: `[batch, seq]` bool, or None to transform the whole padded length. norm: `backward` or `ortho`.
+    """
+    backend = choose_backend(backend, length)
+    if real is None:
+        scale = (length * width) ** -0.5 if norm == "ortho" else 1.0
+        if backend == "fft":
+            return FourierPlan(scale)
+        j = torch.arange(length, device=device)
+        angle = (torch.outer(j, j) % length).float() * (2 * math.pi / length)
+        return FourierPlan(scale, cos=(angle.cos() * scale)[None], sin=(angle.sin() * scale)[None])
+
+    lengths = real.sum(1).clamp(min=1)[:, None]  # [batch, 1]
+    scale = (lengths * width).float().rsqrt()[..., None] if norm == "ortho" else 1.0
+    if backend == "matmul":
+        # The k-th real token has index k wherever the padding is. Integers keep the angle exact.
+        index = real.cumsum(1) - 1
+        product = (index[:, :, None] * index[:, None, :]) % lengths[..., None]
+        angle = product.float() * (2 * math.pi / lengths[..., None])
+        used = (real[:, :, None] & real[:, None, :]) * scale
+        return FourierPlan(scale, cos=angle.cos() * used, sin=angle.sin() * used)
+
+    j = torch.arange(length, device=device)[None]
+    half_turns = (j * j) % (2 * lengths)  # exact; j² alone would lose the phase in float32
+    chirp = torch.polar(torch.ones_like(half_turns, dtype=torch.float32), half_turns.float() * (-math.pi / lengths))
+    size = 1 << (2 * length - 1).bit_length()
+    kernel = torch.zeros(real.shape[0], size, dtype=chirp.dtype, device=device)
+    kernel[:, :length] = chirp.conj()
+    kernel[:, size - length + 1:] = chirp[:, 1:].conj().flip(1)
+    order = torch.argsort((~real).to(torch.uint8), dim=1, stable=True)
+    return FourierPlan(
+        scale, chirp=chirp, kernel=torch.fft.fft(kernel), mirror=(-j) % lengths, order=order,
+        rank=torch.argsort(order, dim=1), real=(j < lengths)[..., None],
+    )
+
+
+def fourier_mix(hidden_states: torch.Tensor, plan: FourierPlan,
+                hidden_matrices: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """Re(FFT2) of `[batch, seq, hidden]`, same shape and dtype."""
+    if plan.cos is not None:
+        return _by_matrices(hidden_states, plan, *hidden_matrices)
+    return _by_fft(hidden_states, plan)
+
+
+def _by_matrices(x: torch.Tensor, plan: FourierPlan, hidden_cos: torch.Tensor, hidden_sin: torch.Tensor):
+    width = x.shape[-1]
+    p = plan.cos.to(x.dtype) @ (x @ hidden_cos.to(x.dtype))
+    q = plan.sin.to(x.dtype) @ (x @ hidden_sin.to(x.dtype))
+    return torch.cat([p - q, (p + q)[..., 1:(width + 1) // 2].flip(-1)], dim=-1)
+
+
+def _by_fft(x: torch.Tensor, plan: FourierPlan) -> torch.Tensor:
+    dtype, width = x.dtype, x.shape[-1]
+    with torch.autocast(x.device.type, enabled=False):  # complex halves do not exist on every device
+        x = x.float()
+        if plan.chirp is None:
+            half = torch.fft.rfft2(x, dim=(1, 2)).real
+            mirrored = torch.cat([half[:, :1], half[:, 1:].flip(1)], dim=1)
+        else:
+            half = _bluestein(x, plan)
+            mirrored = half.gather(1, plan.mirror[..., None].expand_as(half))
+        out = torch.cat([half, mirrored[..., 1:(width + 1) // 2].flip(-1)], dim=-1) * plan.scale
+        if plan.chirp is not None:
+            out = (out * plan.real).gather(1, plan.rank[..., None].expand_as(out))
+    return out.to(dtype)
+
+
+def _bluestein(x: torch.Tensor, plan: FourierPlan) -> torch.Tensor:
+    """Length-L transform of every example at once: a DFT as a convolution with a chirp (Bluestein 1970)."""
+    length, size = x.shape[1], plan.kernel.shape[1]
+    x = x.gather(1, plan.order[..., None].expand_as(x)) * plan.real
+    chirped = torch.fft.rfft(x, dim=-1) * plan.chirp[..., None]
+    convolved = torch.fft.ifft(torch.fft.fft(chirped, n=size, dim=1) * plan.kernel[..., None], dim=1)
+    return (convolved[:, :length] * plan.chirp[..., None]).real
+
+
+class FourierMixer(nn.Module):
+    """The unparametrised mixing sub-layer of FNet. The two hidden-axis matrices come from the model's buffers."""
+
+    def __init__(self, config, layer_idx: int | None = None):
+        super().__init__()
+
+    def forward(self, hidden_states: torch.Tensor, sequence: Sequence) -> torch.Tensor:
+        """`[batch, seq, hidden]` -> `[batch, seq, hidden]`; padded positions are 0 where padding is masked."""
+        plan, hidden_matrices = sequence.fourier
+        return fourier_mix(hidden_states, plan, hidden_matrices)

@@ -1,0 +1,201 @@
+"""BERT with a token mixer per layer: transformers' own parts, one sub-layer replaced.
+
+Parameters keep BERT's names (`bert.encoder.layer.0.attention.output.dense.weight`, ...), so that the transfer from a
+teacher is the identity on what both share. The class names end as transformers' do: it derives losses from them.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification
+from transformers import initialization as init
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.models.bert.modeling_bert import (
+    BertEmbeddings, BertForMaskedLM, BertForSequenceClassification, BertIntermediate, BertOnlyMLMHead, BertOutput,
+    BertPooler, BertPreTrainedModel, BertSelfOutput,
+)
+
+from .config import FNetBertConfig
+from .mixers import MIXERS, Sequence
+from .mixers.fourier import hidden_dft, plan_fourier
+
+
+class MixingSublayer(nn.Module):
+    """LayerNorm(x + dropout(W (gain · mix(x)) + b)): BERT's attention block with any mixer.
+
+    Without `output_projection` it is FNet's block: LayerNorm(x + gain · mix(x)), no dropout.
+    """
+
+    def __init__(self, config: FNetBertConfig, layer_idx: int):
+        super().__init__()
+        mixer = config.mixers[layer_idx]
+        self.self = MIXERS[mixer](config, layer_idx)
+        has_gain = config.gain and mixer != "attention"
+        self.gain = nn.Parameter(torch.ones(config.hidden_size)) if has_gain else None
+        projects = config.output_projection or mixer == "attention"
+        self.output = BertSelfOutput(config) if projects else ResidualNorm(config)
+
+    def forward(self, hidden_states: torch.Tensor, sequence: Sequence) -> torch.Tensor:
+        """`[batch, seq, hidden]` -> `[batch, seq, hidden]`."""
+        mixed = self.self(hidden_states, sequence)
+        if self.gain is not None:
+            mixed = mixed * self.gain
+        return self.output(mixed, hidden_states)
+
+
+class ResidualNorm(nn.Module):
+    """FNet's output: the residual sum and its LayerNorm, no dense layer (Lee-Thorp 2021, figure 1)."""
+
+    def __init__(self, config: FNetBertConfig):
+        super().__init__()
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(self, mixed: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.LayerNorm(mixed + hidden_states)
+
+
+class FNetBertLayer(GradientCheckpointingLayer):
+    """One encoder block: mixing sub-layer, then BERT's feed-forward."""
+
+    def __init__(self, config: FNetBertConfig, layer_idx: int):
+        super().__init__()
+        self.attention = MixingSublayer(config, layer_idx)
+        self.intermediate = BertIntermediate(config)
+        self.output = BertOutput(config)
+
+    def forward(self, hidden_states: torch.Tensor, sequence: Sequence) -> torch.Tensor:
+        hidden_states = self.attention(hidden_states, sequence)
+        return self.output(self.intermediate(hidden_states), hidden_states)
+
+
+class FNetBertEncoder(nn.Module):
+    """The stack of blocks, and the hidden axis' DFT matrices that its Fourier layers share."""
+
+    def __init__(self, config: FNetBertConfig):
+        super().__init__()
+        self.config = config
+        self.layer = nn.ModuleList([FNetBertLayer(config, i) for i in range(config.num_hidden_layers)])
+        cos, sin = hidden_dft(config.hidden_size)
+        self.register_buffer("hidden_cos", cos, persistent=False)
+        self.register_buffer("hidden_sin", sin, persistent=False)
+
+    def sequence(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> Sequence:
+        """What all layers share for this batch; `attention_mask` is `[batch, seq]`, nonzero where a token is real."""
+        config, (_, length, width) = self.config, hidden_states.shape
+        real = attention_mask.bool() if attention_mask is not None else None
+        attention = fourier = None
+        if "attention" in config.mixers:
+            attention = create_bidirectional_mask(
+                config=config, inputs_embeds=hidden_states, attention_mask=attention_mask)
+        if "fourier" in config.mixers:
+            masked = real if config.padding == "mask" else None
+            plan = plan_fourier(length, width, masked, config.fourier_norm, config.backend, hidden_states.device)
+            fourier = (plan, (self.hidden_cos, self.hidden_sin))
+        return Sequence(real, attention, fourier)
+
+    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> list[torch.Tensor]:
+        """All states: the input and every block's output, each `[batch, seq, hidden]`."""
+        sequence = self.sequence(hidden_states, attention_mask)
+        states = [hidden_states]
+        for layer in self.layer:
+            states.append(layer(states[-1], sequence))
+        return states
+
+
+class FNetBertPreTrainedModel(BertPreTrainedModel):
+    """Loading, saving and initialisation for all FNetBert models."""
+
+    config: FNetBertConfig
+    config_class = FNetBertConfig
+    base_model_prefix = "bert"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["FNetBertLayer"]
+    _can_record_outputs = {}
+    # Our forward takes **kwargs; without this the Trainer takes the loss as already divided by the number of items
+    # over all accumulation steps, and gradients grow with them.
+    accepts_loss_kwargs = False
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, MixingSublayer) and module.gain is not None:
+            init.ones_(module.gain)
+        elif isinstance(module, FNetBertEncoder):
+            # Not in the checkpoint, so from_pretrained leaves them uninitialised.
+            cos, sin = hidden_dft(module.config.hidden_size)
+            init.copy_(module.hidden_cos, cos)
+            init.copy_(module.hidden_sin, sin)
+
+
+class FNetBertModel(FNetBertPreTrainedModel):
+    """The encoder: BERT's embeddings, blocks with a mixer each, BERT's pooler."""
+
+    def __init__(self, config: FNetBertConfig, add_pooling_layer: bool = True):
+        super().__init__(config)
+        self.embeddings = BertEmbeddings(config)
+        self.encoder = FNetBertEncoder(config)
+        self.pooler = BertPooler(config) if add_pooling_layer else None
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embeddings.word_embeddings
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.embeddings.word_embeddings = value
+
+    def forward(
+        self, input_ids: torch.Tensor | None = None, attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None, position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None, output_hidden_states: bool | None = None,
+        return_dict: bool | None = None, **kwargs,
+    ) -> BaseModelOutputWithPooling | tuple:
+        """input_ids, attention_mask, token_type_ids: `[batch, seq]`; or inputs_embeds `[batch, seq, hidden]`.
+
+        Raises ValueError unless exactly one of input_ids and inputs_embeds is given.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("exactly one of input_ids and inputs_embeds is needed")
+        embedded = self.embeddings(
+            input_ids=input_ids, position_ids=position_ids, token_type_ids=token_type_ids,
+            inputs_embeds=inputs_embeds)
+        states = self.encoder(embedded, attention_mask)
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        output = BaseModelOutputWithPooling(
+            last_hidden_state=states[-1],
+            pooler_output=self.pooler(states[-1]) if self.pooler is not None else None,
+            hidden_states=tuple(states) if output_hidden_states else None,
+        )
+        return output if return_dict is not False else output.to_tuple()
+
+
+class FNetBertForMaskedLM(FNetBertPreTrainedModel, BertForMaskedLM):
+    """Masked-LM head, loss and weight tying are BERT's."""
+
+    def __init__(self, config: FNetBertConfig):
+        BertPreTrainedModel.__init__(self, config)  # not BertForMaskedLM's, which would build a BERT first
+        self.bert = FNetBertModel(config, add_pooling_layer=False)
+        self.cls = BertOnlyMLMHead(config)
+        self.post_init()
+
+
+class FNetBertForSequenceClassification(FNetBertPreTrainedModel, BertForSequenceClassification):
+    """Classification or regression from `[CLS]`; head and loss are BERT's."""
+
+    def __init__(self, config: FNetBertConfig):
+        BertPreTrainedModel.__init__(self, config)
+        self.num_labels = config.num_labels
+        self.bert = FNetBertModel(config)
+        dropout = config.classifier_dropout
+        self.dropout = nn.Dropout(config.hidden_dropout_prob if dropout is None else dropout)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+
+AutoConfig.register("fnet_bert", FNetBertConfig, exist_ok=True)
+AutoModel.register(FNetBertConfig, FNetBertModel, exist_ok=True)
+AutoModelForMaskedLM.register(FNetBertConfig, FNetBertForMaskedLM, exist_ok=True)
+AutoModelForSequenceClassification.register(FNetBertConfig, FNetBertForSequenceClassification, exist_ok=True)
