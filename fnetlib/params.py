@@ -6,6 +6,7 @@ to these names and defaults. A bad value raises ParameterError, one line that na
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -15,6 +16,9 @@ from .config import recipe
 Task = Literal["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli"]
 TASKS: tuple[str, ...] = get_args(Task)
 Precision = Literal["fp32", "bf16", "fp16"]
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")  # of the efficiency study; tf32 is fp32 with TF32 matrix products
+MODES = ("eager", "compiled")
+SHAPES = {"bert-base": (12, 768, 12), "minilm": (6, 384, 12), "tiny": (2, 64, 1)}  # layers, width, heads
 STUDY_MODELS = ["bert", "fnet-naive", "fnet-paper", "fnet", "hybrid-2"]  # what `model=all` means
 
 # The 2023 study's training recipe (bert-base-uncased, GLUE).
@@ -119,6 +123,7 @@ class FinetuneParams(Inputs):
                                       "study's, else custom")
     checkpoint_minutes: Float = Field(10.0, ge=0, description="minutes between checkpoints that a killed run "
                                                               "resumes from")
+    shared: bool = Field(False, description="True: other jobs share the device, so its speed is not a measurement")
     force: bool = Field(False, description="True: run again and replace the record that exists")
 
     @field_validator("model")
@@ -161,9 +166,11 @@ class FinetuneParams(Inputs):
         return {name: getattr(self, name) for name in names}
 
 
-class BuildParams(Inputs):
+class BuildParams(Params):
     """01_build: what the mixing layer computes, and the model beside BERT."""
 
+    teacher: str = Field("auto", description="gives the model its shape: auto, a Hub name, a folder, or minilm; "
+                                             "auto = bert-base-uncased from the Hub if it answers, else minilm")
     model: str = Field("fnet", description="recipe shown beside BERT")
     seq_length: Int = Field(128, ge=2, description="tokens for which FLOPs are counted")
     seed: Int = Field(0, ge=0, description="seed of the random inputs")
@@ -190,25 +197,74 @@ class TransferParams(Inputs):
         return one_model(value)
 
 
-class EfficiencyParams(Inputs):
-    """04_efficiency: time, memory and FLOPs of the recipes side by side, on random data."""
+class EfficiencyParams(Params):
+    """04_efficiency: time, memory and FLOPs of the recipes side by side, on random weights and random tokens."""
 
+    results: str = Field("auto", description="folder for records; auto = results/local-efficiency")
     models: str = Field("bert,fnet-naive,fnet,hybrid-2,bound", description="recipes, comma list or all")
-    shape: str = Field("bert-base", description="bert-base (12x768), minilm (6x384), tiny (2x64) or layers x width, e.g. 4x256")
+    shape: str = Field("bert-base", description="bert-base (12x768), minilm (6x384), tiny (2x64) or layers x width, "
+                                                "e.g. 4x256")
     lengths: CommaList = Field("128,512", description="sequence lengths, comma list")
     tokens: Int = Field(4096, ge=1, description="tokens a step: batch = tokens / length, at least 1")
     precisions: str = Field("fp32", description="comma list of fp32, tf32, bf16, fp16")
     modes: str = Field("eager", description="comma list of eager, compiled")
+    backend: Literal["auto", "fft", "matmul"] = Field("auto", description="Fourier layers by fft, by matmul, or auto")
     repeats: Int = Field(10, ge=3, description="measured steps of each model, interleaved")
-    warmup: Int = Field(3, ge=1, description="steps before measuring")
-    device: str = Field("auto", description="auto, cpu or cuda")
+    warmup: Int = Field(3, ge=1, description="rounds before measuring")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto, cpu or cuda")
     seed: Int = Field(0, ge=0, description="seed of weights and inputs")
     force: bool = Field(False, description="True: measure again and replace the records that exist")
 
     @field_validator("models")
     @classmethod
     def _models(cls, value: str) -> str:
-        return ",".join(model_names(value))
+        try:
+            names = model_names(value)
+        except ValueError as error:
+            raise ValueError(str(error).replace("model:", "models:", 1)) from None
+        return ",".join(names if value.strip() != "all" else [*names, "bound"])
+
+    @field_validator("shape")
+    @classmethod
+    def _shape(cls, value: str) -> str:
+        parse_shape(value)
+        return value
+
+    @field_validator("lengths")
+    @classmethod
+    def _lengths(cls, value: str) -> str:
+        parts = [part.strip() for part in value.split(",") if part.strip()]
+        if not parts or not all(part.isdigit() and int(part) >= 2 for part in parts):
+            raise ValueError(f"lengths: {value!r} is not a comma list of whole numbers from 2, e.g. 128,512")
+        return ",".join(dict.fromkeys(str(int(part)) for part in parts))
+
+    @field_validator("precisions")
+    @classmethod
+    def _precisions(cls, value: str) -> str:
+        return _choices("precisions", value, PRECISIONS)
+
+    @field_validator("modes")
+    @classmethod
+    def _modes(cls, value: str) -> str:
+        return _choices("modes", value, MODES)
+
+    @model_validator(mode="after")
+    def _models_fit_the_shape(self):
+        for name in self.models.split(","):
+            try:
+                recipe(name, parse_shape(self.shape)[0])
+            except ValueError as error:
+                raise ValueError(f"models: {str(error).removeprefix('model: ')} (shape {self.shape})") from None
+        return self
+
+    @property
+    def all_models(self) -> list[str]:
+        return self.models.split(",")
+
+    def blocks(self) -> list[tuple[int, str, str]]:
+        """(length, precision, mode): what is measured together, all models interleaved."""
+        return [(int(length), precision, mode) for length in self.lengths.split(",")
+                for precision in self.precisions.split(",") for mode in self.modes.split(",")]
 
 
 class AnalysisParams(Params):
@@ -216,6 +272,26 @@ class AnalysisParams(Params):
 
     preset: str = Field("minilm", description="preset whose results are shown: quick, minilm or bert-base")
     results: str = Field("auto", description="folder with runs/; auto = results/<preset>")
+
+
+def parse_shape(text: str) -> tuple[int, int, int]:
+    """Layers, width and attention heads of a named shape or of `4x256`; raises ValueError naming the accepted."""
+    if text in SHAPES:
+        return SHAPES[text]
+    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    if not match or int(match[1]) < 1 or int(match[2]) < 64 or int(match[2]) % 64:
+        raise ValueError(f"shape: {text!r} is not one of: {', '.join(SHAPES)}, or layers x width with a width that is "
+                         "a multiple of 64, e.g. 4x256")
+    return int(match[1]), int(match[2]), int(match[2]) // 64
+
+
+def _choices(name: str, text: str, allowed: tuple[str, ...]) -> str:
+    """A comma list of `allowed` words, without spaces and repetitions."""
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    for word in words or [text]:
+        if word not in allowed:
+            raise ValueError(f"{name}: {word!r} is not one of: {', '.join(allowed)}")
+    return ",".join(dict.fromkeys(words))
 
 
 def one_model(text: str) -> str:
