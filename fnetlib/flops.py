@@ -1,0 +1,150 @@
+"""FLOPs and parameters of every part of a model, from its configuration alone.
+
+Counters that watch torch's operators miss FFTs, so the counts are formulas; where a counter can see, a test holds
+them to it. The conventions, for a batch of B sequences of n tokens and width d:
+
+- a product of an a x b and a b x c matrix is 2abc (a multiplication and an addition);
+- a complex FFT of N points is 5 N log2 N (Cooley and Tukey's radix-2 count, customary whatever the algorithm), one of
+  real input half of that; any N, powers of two or not;
+- LayerNorm is 7 an element; other elementwise work (biases, softmax, GELU, dropout, residual sums, gain, scale) and
+  what is done once a batch rather than once a layer (masks, DFT matrices) is neglected;
+- a training step is three forward passes (the usual count: each product has two in the backward pass). It is exact
+  for layers with weights and too high for the Fourier transform, which has none: its backward pass is one transform.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import NamedTuple
+
+import pandas as pd
+from transformers import BertConfig
+
+from .mixers.fourier import choose_backend
+
+PARTS = ("embeddings", "mixing", "projection", "feed-forward", "norms", "pooler", "classifier")
+TRAIN_STEP = 3  # forward passes that a training step is counted as
+NORM = 7  # mean, centring, square, sum, division, scale, shift
+
+
+class Part(NamedTuple):
+    """One part of one layer. where: `embeddings`, the layer's number, or `head`; flops: of one forward pass."""
+
+    where: str
+    part: str
+    what: str
+    flops: float
+    parameters: int
+
+
+def fft_flops(points: float, real: bool = False) -> float:
+    """5 N log2 N, half of it for real input."""
+    return (2.5 if real else 5.0) * points * math.log2(points)
+
+
+def attention_flops(n: int, d: int) -> float:
+    """6 n d² for queries, keys and values, 2 n² d for the scores, 2 n² d for softmax·V; the projection is apart."""
+    return 6.0 * n * d * d + 4.0 * n * n * d
+
+
+def fourier_fft_flops(n: int, d: int) -> float:
+    """2.5 n d log2(d) for the real hidden axis, 5 n log2(n) for each of its d/2 + 1 columns: about 2.5 nd log2(nd)."""
+    return n * fft_flops(d, real=True) + (d // 2 + 1) * fft_flops(n)
+
+
+def fourier_matmul_flops(n: int, d: int) -> float:
+    """4 n d h + 4 n² h with h = d/2 + 1: cosine and sine products of each axis, half of the hidden spectrum."""
+    half = d // 2 + 1
+    return 4.0 * n * d * half + 4.0 * n * n * half
+
+
+def fourier_bluestein_flops(n: int, d: int) -> float:
+    """FFTs of m points, a power of two from 2n, there and back, with three complex products (6 each) by the chirp."""
+    half, size = d // 2 + 1, 1 << (2 * n - 1).bit_length()
+    return n * fft_flops(d, real=True) + half * (2 * fft_flops(size) + 6.0 * (size + 2 * n))
+
+
+def mixing_flops(config: BertConfig, mixer: str, seq: int, masked: bool = False) -> tuple[str, float]:
+    """What a layer's mixer does and its FLOPs for one sequence. masked: the batch has padding that is masked."""
+    width = config.hidden_size
+    if mixer == "attention":
+        return "attention", attention_flops(seq, width)
+    if mixer == "identity":
+        return "none", 0.0
+    if choose_backend(config.backend, seq) == "matmul":
+        return "Fourier, matrices", fourier_matmul_flops(seq, width)
+    if masked and config.padding == "mask":
+        return "Fourier, FFT (Bluestein)", fourier_bluestein_flops(seq, width)
+    return "Fourier, FFT", fourier_fft_flops(seq, width)
+
+
+def parts(config: BertConfig, batch: int, seq: int, masked: bool = False, labels: int | None = None) -> list[Part]:
+    """Every part of a sequence classifier, in order. A plain BertConfig is a model of attention layers."""
+    d, tokens = config.hidden_size, batch * seq
+    labels = config.num_labels if labels is None else labels
+    tables = config.vocab_size + config.max_position_embeddings + config.type_vocab_size
+    found = [Part("embeddings", "embeddings", "look-up", 0.0, tables * d),
+             Part("embeddings", "norms", "LayerNorm", NORM * tokens * d, 2 * d)]
+    for i, mixer in enumerate(getattr(config, "mixers", None) or ["attention"] * config.num_hidden_layers):
+        found += _layer(config, str(i), mixer, batch, seq, masked)
+    return [*found, Part("head", "pooler", "dense, tanh", 2.0 * batch * d * d, d * d + d),
+            Part("head", "classifier", "dense", 2.0 * batch * d * labels, d * labels + labels)]
+
+
+def _layer(config: BertConfig, where: str, mixer: str, batch: int, seq: int, masked: bool) -> list[Part]:
+    d, inner, tokens = config.hidden_size, config.intermediate_size, batch * seq
+    what, mixing = mixing_flops(config, mixer, seq, masked)
+    weights = 3 * (d * d + d) if mixer == "attention" else d * bool(getattr(config, "gain", False))
+    projects = mixer == "attention" or config.output_projection
+    return [
+        Part(where, "mixing", what, batch * mixing, weights),
+        Part(where, "projection", "dense" if projects else "none", 2.0 * tokens * d * d * projects,
+             (d * d + d) * projects),
+        Part(where, "feed-forward", "dense, GELU, dense", 4.0 * tokens * d * inner, 2 * d * inner + inner + d),
+        Part(where, "norms", "2 LayerNorms", 2.0 * NORM * tokens * d, 4 * d),
+    ]
+
+
+def flops(config: BertConfig, batch: int, seq: int, masked: bool = False) -> dict[str, float]:
+    """FLOPs of one forward pass by part, summed over the layers; the values' sum is the whole model's."""
+    return _sums(parts(config, batch, seq, masked), "flops")
+
+
+def parameters(config: BertConfig) -> dict[str, int]:
+    """Parameters by part, summed over the layers."""
+    return _sums(parts(config, 1, 1), "parameters")
+
+
+def _sums(found: list[Part], field: str) -> dict:
+    return {part: sum(getattr(p, field) for p in found if p.part == part) for part in PARTS}
+
+
+def compare(ours: BertConfig, theirs: BertConfig, batch: int, seq: int, names: tuple[str, str] = ("ours", "BERT"),
+            masked: bool = False) -> pd.DataFrame:
+    """Two models of one shape part by part, and their totals. Consecutive layers that are alike share their rows.
+
+    Index (layer, part); for each name the columns what, flops, parameters; of a shared row they are one layer's.
+    """
+    both = [parts(config, batch, seq, masked) for config in (ours, theirs)]
+    blocks = [[[p for p in found if p.where == where] for found in both]
+              for where in dict.fromkeys(p.where for p in both[0])]
+    rows = {}
+    for _, alike in itertools.groupby(blocks, key=lambda block: [p[1:] for found in block for p in found]):
+        block, *more = list(alike)
+        first, last = block[0][0].where, (more or [block])[-1][0][0].where
+        where = first if not first.isdigit() else f"layer {first}" if not more else f"each of layers {first}-{last}"
+        for a, b in zip(*block, strict=True):
+            rows[where, a.part] = [*a[2:], *b[2:]]
+    totals = [v for found in both for v in ("", sum(p.flops for p in found), sum(p.parameters for p in found))]
+    rows["model", "total"] = totals
+    columns = pd.MultiIndex.from_product([names, ("what", "flops", "parameters")])
+    return pd.DataFrame(list(rows.values()), pd.MultiIndex.from_tuples(rows, names=["layer", "part"]), columns)
+
+
+def growth(width: int, lengths: list[int]) -> pd.DataFrame:
+    """FLOPs per token of one layer's mixing, by sequence length: one column a way to mix."""
+    ways = {"attention": attention_flops, "Fourier, matrices": fourier_matmul_flops,
+            "Fourier, FFT": fourier_fft_flops, "Fourier, FFT (Bluestein)": fourier_bluestein_flops}
+    return pd.DataFrame({way: [count(n, width) / n for n in lengths] for way, count in ways.items()},
+                        index=pd.Index(lengths, name="n"))
