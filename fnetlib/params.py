@@ -66,7 +66,7 @@ class Params(BaseModel):
 
 
 def _line(error: dict[str, Any], cls: type[Params]) -> str:
-    name = ".".join(str(part) for part in error["loc"]) or "parameters"
+    name = str(error["loc"][-1]) if error["loc"] else "parameters"
     if error["type"] == "extra_forbidden":
         return f"unknown parameter {name!r}; accepted: {', '.join(cls.model_fields)}"
     if error["type"] == "literal_error":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -56,7 +57,13 @@ def names() -> list[str]:
 
 
 def load_preset(name: str) -> Preset:
-    """Raises ParameterError naming the presets there are."""
+    """A preset by its name, or by the path of a YAML file of your own.
+
+    Raises ParameterError naming the presets there are.
+    """
+    own = Path(name)
+    if own.suffix in (".yaml", ".yml") and own.is_file():
+        return Preset.parse(yaml.safe_load(own.read_text()))
     if name not in names():
-        raise ParameterError(f"preset: {name!r} is not one of: {', '.join(names())}")
+        raise ParameterError(f"preset: {name!r} is not one of: {', '.join(names())}, nor a YAML file")
     return Preset.parse(yaml.safe_load((resources.files(__name__) / f"{name}.yaml").read_text()))

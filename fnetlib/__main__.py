@@ -1,0 +1,119 @@
+"""The command line: `python -m fnetlib --help`. What the notebooks do, without a notebook."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+
+from pydantic import BaseModel, Field, ValidationError
+from pydantic_settings import BaseSettings, CliApp, CliPositionalArg, CliSubCommand, SettingsConfigDict, SettingsError
+
+from .params import FinetuneParams, ParameterError, Params, _line
+from .records import RecordError, RecordStore
+
+
+class Finetune(FinetuneParams):
+    """Fine-tune recipes on a GLUE task; one record per (task, model, seed). Prints the records' paths."""
+
+    def cli_cmd(self) -> None:
+        import os
+
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+        import transformers
+
+        from .finetune import finetune, results_folder
+
+        transformers.utils.logging.disable_progress_bar()
+        transformers.utils.logging.set_verbosity_error()
+        for record in finetune(self):
+            print(RecordStore(results_folder(self.results, record.data.source)).path(record.run_id))
+
+
+class List(BaseModel):
+    """List the records of a results folder."""
+
+    results: str = Field("results/minilm", description="folder with runs/")
+
+    def cli_cmd(self) -> None:
+        frame = RecordStore(self.results).frame()
+        if frame.empty:
+            raise ParameterError(f"results: no records in {Path(self.results) / 'runs'}")
+        columns = ["stage", "task", "label", "training", "seed", "status", "metric", "last", "best", "run_id"]
+        print(frame[columns].rename(columns={"label": "model"}).to_string(index=False))
+
+
+class Show(BaseModel):
+    """Show one record as JSON: its file, or a run_id (or its beginning) in a results folder."""
+
+    run: CliPositionalArg[str] = Field(description="path of a record, a run_id, or the beginning of one")
+    results: str = Field("results/minilm", description="folder with runs/")
+
+    def cli_cmd(self) -> None:
+        path = Path(self.run)
+        found = [path] if path.is_file() else sorted(RecordStore(self.results).runs.glob(f"{self.run}*.json"))
+        if len(found) != 1:
+            raise ParameterError(f"run: {len(found)} records in {self.results}/runs begin with {self.run!r}")
+        print(RecordStore.read(found[0]).model_dump_json(indent=1))
+
+
+class Clean(BaseModel):
+    """Copy a rendered notebook without noise (counts, timings, stderr)."""
+
+    source: CliPositionalArg[str] = Field(description="rendered notebook")
+    target: CliPositionalArg[str] = Field(description="where the clean copy goes")
+
+    def cli_cmd(self) -> None:
+        from .notebook import clean
+
+        clean(self.source, self.target)
+
+
+class Readme(BaseModel):
+    """Write the generated parts of README.md from the records."""
+
+    check: bool = Field(False, description="only say whether README is up to date (exit status 1 if not)")
+
+    def cli_cmd(self) -> None:
+        from .provenance import find_root
+        from .readme import update_readme
+
+        stale = update_readme(find_root() / "README.md", find_root() / "results", check=self.check)
+        if self.check and stale:
+            raise ParameterError(f"README.md: not what the records give: {', '.join(stale)}; run python -m fnetlib readme")
+
+
+class Main(BaseSettings):
+    """fnetlib: swap a pretrained BERT's self-attention for Fourier token mixing, and measure what it costs."""
+
+    model_config = SettingsConfigDict(
+        cli_prog_name="python -m fnetlib", cli_kebab_case=True, cli_implicit_flags=True, cli_hide_none_type=True,
+        cli_avoid_json=True, cli_use_class_docs_for_groups=True)
+
+    finetune: CliSubCommand[Finetune]
+    list: CliSubCommand[List]
+    show: CliSubCommand[Show]
+    clean: CliSubCommand[Clean]
+    readme: CliSubCommand[Readme]
+
+    def cli_cmd(self) -> None:
+        CliApp.run_subcommand(self)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; a bad value ends in one line on stderr and exit status 2."""
+    warnings.filterwarnings("ignore", module="pydantic")
+    try:
+        CliApp.run(Main, cli_args=sys.argv[1:] if arguments is None else arguments)
+    except ValidationError as error:
+        kind = next((k for k in (Finetune,) if error.title.startswith(k.__name__)), Params)
+        print("error: " + "; ".join(_line(e, kind) for e in error.errors()), file=sys.stderr)
+        return 2
+    except (ParameterError, RecordError, SettingsError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

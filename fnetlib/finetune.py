@@ -1,0 +1,293 @@
+"""One fine-tuning run: (task, model, seed) -> record. On transformers' Trainer."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import (
+    DataCollatorWithPadding, PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed,
+)
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from . import records
+from .metrics import GlueMetric, chance
+from .params import FinetuneParams, ParameterError
+from .provenance import code, environment, find_root, now
+from .records import Record, RecordStore, make_run_id
+from .tasks import TaskData, load_task
+from .teacher import Teacher, load_teacher
+from .transfer import build_student
+
+EVAL_BATCH_SIZE = 64
+GAIN_SENTENCES = 64  # unlabelled training examples on which a recipe's gain is measured
+
+
+def finetune(params: FinetuneParams) -> list[Record]:
+    """Every (model, seed) of the parameters, in turn; runs whose record exists are not repeated.
+
+    Raises ParameterError for bad inputs before anything is trained. A run that breaks is recorded as `failed` and
+    raises after the others have run.
+    """
+    data = load_task(params.task, params.data, params.train_size, params.eval_size)
+    teacher = load_teacher(params.teacher)
+    for model in params.models:
+        _check_recipe(teacher, model)
+    store = RecordStore(results_folder(params.results, data.record.source))
+    done, errors = [], []
+    for seed in params.all_seeds:
+        for model in params.models:
+            try:
+                done.append(run(params, data, teacher, model, seed, store))
+            except RuntimeError as error:  # out of memory, a kernel that is missing: the other runs go on
+                errors.append(f"{params.task}/{model}/seed {seed}: {_one_line(error)}")
+    if errors:
+        raise RuntimeError("; ".join(errors))
+    return done
+
+
+def results_folder(results: str, source: str) -> Path:
+    """The folder of a parameter `results`; synthetic data and GLUE never share one.
+
+    Raises ParameterError where the folder holds records of the other kind.
+    """
+    kind = "synthetic" if source == "synthetic" else "glue"
+    folder = find_root() / (f"results/local-{kind}" if results == "auto" else results)
+    for path in (folder / "runs").glob("finetune-*.json"):
+        other = RecordStore.read(path).data.source
+        if (other == "synthetic") != (source == "synthetic"):
+            raise ParameterError(f"results: {results} holds records of {other} data, this run's are {source}; "
+                                 "choose another folder")
+        break
+    return folder
+
+
+def _check_recipe(teacher: Teacher, model: str) -> None:
+    from .config import recipe
+
+    try:
+        recipe(model, teacher.config.num_hidden_layers)
+    except ValueError as error:
+        raise ParameterError(str(error)) from None
+
+
+def run(params: FinetuneParams, data: TaskData, teacher: Teacher, model: str, seed: int,
+        store: RecordStore) -> Record:
+    """One run, or its record if there is one. A killed run goes on from its last checkpoint."""
+    decisive = params.decisive()
+    run_id = make_run_id("finetune", params.task, model, seed, decisive, data.record.fingerprint,
+                         teacher.fingerprint)
+    existing = store.get(run_id)
+    if existing and existing.status != "failed" and not params.force:
+        return existing
+    common = {
+        "run_id": run_id, "stage": "finetune", "params": decisive, "seed": seed, "task": params.task, "model": model,
+        "training": params.recipe_name, "teacher": teacher.record(), "data": data.record, "code": code(),
+        "started": now(),
+    }
+    _say(f"{params.task} / {model} / seed {seed}: {run_id}")
+    work = store.results / "work" / run_id
+    try:
+        outcome = _train(params, data, teacher, model, seed, work)
+    except RuntimeError as error:
+        failed = Record(**common, status="failed", error=_one_line(error), env=_environment(params.precision),
+                        ended=now())
+        store.write(failed, force=existing is not None)
+        raise
+    record = Record(**common, **outcome, env=_environment(params.precision), ended=now())
+    store.write(record, force=existing is not None)
+    shutil.rmtree(work, ignore_errors=True)
+    return record
+
+
+def _train(params: FinetuneParams, data: TaskData, teacher: Teacher, model: str, seed: int,
+           work: Path) -> dict[str, Any]:
+    set_seed(seed)
+    student, report = build_student(
+        teacher, model, batch=gain_batch(teacher, data, params.max_length), num_labels=data.task.num_labels,
+        problem_type="regression" if data.task.regression else "single_label_classification")
+    trainer = make_trainer(params, data, teacher, student, seed, work)
+    if trainer.args.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    start = time.perf_counter()
+    result = trainer.train(resume_from_checkpoint=last_checkpoint(work))
+    wall = time.perf_counter() - start
+
+    history = epochs(trainer.state.log_history)
+    headline = data.task.headline
+    scores = [entry[headline] for entry in history]
+    diverged = not all(math.isfinite(v) for e in history for v in (e["train_loss"], e["eval_loss"]) if v is not None)
+    predicted = trainer.predicted
+    last = trainer.last_metrics
+    peak = torch.cuda.max_memory_allocated() if trainer.args.device.type == "cuda" else None
+    return {
+        "status": "diverged" if diverged else "finished",
+        "metrics": records.Metrics(
+            headline=records.Headline(name=headline, last=scores[-1], best=max(scores)),
+            validation={**last, "chance": chance(data.task, np.array(_labels(data)))},
+            history=history, predicted=predicted, degenerate=len(predicted) == 1),
+        "timing": {
+            "train_runtime_s": result.metrics["train_runtime"], "wall_s": wall,
+            "train_steps_per_s": result.metrics["train_steps_per_second"],
+            "train_samples_per_s": result.metrics["train_samples_per_second"],
+            "eval_runtime_s": trainer.last_speed["runtime"], "eval_steps_per_s": trainer.last_speed["steps_per_second"],
+            "eval_samples_per_s": trainer.last_speed["samples_per_second"],
+            "steps": trainer.state.global_step, "shared": params.shared,
+        },
+        "memory": {"peak_bytes": peak},
+        "flops": records.Flops(value=trainer.state.total_flos, method="Trainer.total_flos (6 x parameters x tokens)"),
+        "parameters": records.Parameters(
+            total=student.num_parameters(), trainable=student.num_parameters(only_trainable=True)),
+        "transfer": report.record(),
+    }
+
+
+def _labels(data: TaskData) -> list:
+    return list(data.validation[data.task.validation[0]]["label"])
+
+
+def gain_batch(teacher: Teacher, data: TaskData, max_length: int, count: int = GAIN_SENTENCES) -> dict:
+    """The first `count` training examples, tokenised and padded: `[count, seq]`. Labels are not used."""
+    texts = [list(data.train[:count][column]) for column in data.task.columns]
+    return dict(teacher.tokenizer(*texts, truncation=True, max_length=max_length, padding=True, return_tensors="pt"))
+
+
+def make_trainer(params: FinetuneParams, data: TaskData, teacher: Teacher, student, seed: int,
+                 work: Path) -> GlueTrainer:
+    """The Trainer of a run: AdamW, linear decay, dynamic padding, evaluation after each epoch."""
+    # datasets caches by what the function captures: only these three decide the tokens.
+    tokenizer, columns, max_length = teacher.tokenizer, data.task.columns, params.max_length
+
+    def tokenize(examples):
+        return tokenizer(*(examples[c] for c in columns), truncation=True, max_length=max_length)
+
+    def prepare(split):
+        extra = [c for c in split.column_names if c != "label"]
+        return split.map(tokenize, batched=True, remove_columns=extra)
+
+    validation = {name.removeprefix("validation_"): prepare(split) for name, split in data.validation.items()}
+    if len(validation) == 1:
+        validation = next(iter(validation.values()))
+    arguments = TrainingArguments(
+        output_dir=str(work), num_train_epochs=params.epochs, learning_rate=params.learning_rate,
+        per_device_train_batch_size=params.batch_size, per_device_eval_batch_size=EVAL_BATCH_SIZE,
+        gradient_accumulation_steps=params.accumulate, weight_decay=params.weight_decay, warmup_steps=params.warmup,
+        lr_scheduler_type="linear", bf16=params.precision == "bf16", fp16=params.precision == "fp16",
+        seed=seed, data_seed=seed, eval_strategy="epoch", logging_strategy="epoch", logging_nan_inf_filter=False,
+        save_strategy="no", save_total_limit=2, report_to=[], disable_tqdm=not _watched(), dataloader_num_workers=0,
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )
+    trainer = GlueTrainer(
+        task=data.task, model=student, args=arguments, train_dataset=prepare(data.train), eval_dataset=validation,
+        processing_class=teacher.tokenizer, data_collator=DataCollatorWithPadding(teacher.tokenizer),
+        callbacks=[TimedCheckpoint(params.checkpoint_minutes)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    if arguments.disable_tqdm:
+        trainer.add_callback(EpochLine())
+    return trainer
+
+
+class GlueTrainer(Trainer):
+    """The Trainer with a GLUE task's metrics; keeps the last evaluation's predictions, metrics and speed."""
+
+    def __init__(self, task, **kwargs):
+        self.task, self.metric = task, GlueMetric(task.name)
+        self.predicted: dict[str, int] = {}
+        self.last_metrics: dict[str, float] = {}
+        self.last_speed: dict[str, float] = {}
+        super().__init__(compute_metrics=self._compute, **kwargs)
+
+    def _compute(self, outcome) -> dict[str, float]:
+        logits, references = outcome.predictions, outcome.label_ids
+        predictions = logits.squeeze(-1) if self.task.regression else logits.argmax(-1)
+        if not np.isfinite(logits).all():
+            predictions = np.zeros_like(predictions)  # a diverged model predicts nothing; its record says `diverged`
+        self._count(predictions)
+        return self.metric.compute(predictions=predictions, references=references)
+
+    def _count(self, predictions: np.ndarray) -> None:
+        if self.task.regression:
+            self.predicted = {"constant": len(predictions)} if np.ptp(predictions) < 1e-6 else {}
+        else:
+            labels, counts = np.unique(predictions, return_counts=True)
+            self.predicted = {self.task.labels[int(i)]: int(n) for i, n in zip(labels, counts)}
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
+        found = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        if not isinstance(eval_dataset if eval_dataset is not None else self.eval_dataset, dict):
+            own = {k.removeprefix(f"{metric_key_prefix}_"): v for k, v in found.items()}
+            # Of several validation splits the first is the headline's; the others keep their name in front.
+            first = metric_key_prefix in ("eval", "eval_matched")
+            mark = "" if first else metric_key_prefix.removeprefix("eval_") + "_"
+            self.last_metrics |= {mark + k: v for k, v in own.items() if k in ("loss", *self.task.metrics)}
+            if first:
+                self.last_speed = {k: own[k] for k in ("runtime", "steps_per_second", "samples_per_second")}
+                self.first_predicted = self.predicted
+            self.predicted = self.first_predicted
+        return found
+
+
+def epochs(log: list[dict[str, float]]) -> list[dict[str, Any]]:
+    """The Trainer's log as one entry an epoch: epoch, step, train_loss, eval_loss and the metrics."""
+    found: dict[int, dict[str, Any]] = {}
+    for entry in log:
+        number = round(entry["epoch"])
+        row = found.setdefault(number, {"epoch": number, "step": entry["step"], "train_loss": None, "eval_loss": None})
+        if "loss" in entry:
+            row["train_loss"] = entry["loss"]
+        for key, value in entry.items():
+            name = key.removeprefix("eval_").removeprefix("matched_")
+            if key.startswith("eval_") and not name.endswith(("runtime", "per_second")):
+                row["eval_loss" if name == "loss" else name] = value
+    return [row for row in found.values() if row["eval_loss"] is not None]
+
+
+class TimedCheckpoint(TrainerCallback):
+    """Ask for a checkpoint every so many minutes: short runs write none, long ones lose little to a kill."""
+
+    def __init__(self, minutes: float):
+        self.seconds, self.last = minutes * 60, time.monotonic()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if time.monotonic() - self.last >= self.seconds and state.global_step < state.max_steps:
+            control.should_save, self.last = True, time.monotonic()
+        return control
+
+
+class EpochLine(TrainerCallback):
+    """Where no bar can be drawn (a log file), one line an epoch."""
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        shown = {k.removeprefix("eval_"): v for k, v in (metrics or {}).items()
+                 if isinstance(v, float) and not k.endswith(("runtime", "per_second", "epoch"))}
+        _say(f"  epoch {state.epoch:.0f}/{state.num_train_epochs}  "
+             + "  ".join(f"{k} {v:.4f}" for k, v in shown.items()))
+
+
+def last_checkpoint(work: Path) -> str | None:
+    """The newest whole checkpoint of a killed run; one that was being written has no trainer_state.json yet."""
+    whole = [path.parent for path in work.glob(f"{PREFIX_CHECKPOINT_DIR}-*/trainer_state.json")]
+    return str(max(whole, key=lambda path: int(path.name.split("-")[-1]))) if whole else None
+
+
+def _environment(precision: str) -> dict[str, Any]:
+    return environment("cuda" if torch.cuda.is_available() else "cpu", precision)
+
+
+def _watched() -> bool:
+    return "ipykernel" in sys.modules or sys.stderr.isatty()
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:300]

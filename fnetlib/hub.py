@@ -1,0 +1,60 @@
+"""Does the Hugging Face Hub answer? Asked once, briefly: a machine without network must not wait for retries."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import urllib.error
+import urllib.request
+from typing import Callable, TypeVar
+
+from huggingface_hub import constants
+
+T = TypeVar("T")
+
+
+@functools.cache
+def hub_answers(timeout: float = 5.0) -> bool:
+    """True if the Hub's address answers within `timeout` seconds and HF_HUB_OFFLINE is not set."""
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=timeout)
+    except urllib.error.HTTPError:
+        return True  # it answered, if only to object to the question
+    except OSError:
+        return False
+    return True
+
+
+def from_hub(load: Callable[[], T], what: str) -> T:
+    """Run a loader against the Hub, or against its local cache alone where the Hub does not answer.
+
+    Raises FileNotFoundError, one line, where neither has it.
+    """
+    import datasets
+
+    flags = [(constants, "HF_HUB_OFFLINE"), (datasets.config, "HF_HUB_OFFLINE")]
+    before = [getattr(*flag) for flag in flags]
+    try:
+        if not hub_answers():
+            for flag in flags:  # else each file is retried for many seconds before the cache is asked
+                setattr(*flag, True)
+        return load()
+    except (OSError, ValueError, ConnectionError) as error:
+        state = "does not have it or refused" if hub_answers() else "does not answer"
+        raise FileNotFoundError(
+            f"{what}: the Hugging Face Hub {state}, and it is not in the local cache ({_first_line(error)})") from error
+    finally:
+        for flag, value in zip(flags, before):
+            setattr(*flag, value)
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
+
+
+def banner(text: str) -> None:
+    """A note that cannot be missed, on stderr or as the notebook's output."""
+    bar = "!" * 78
+    print(f"{bar}\n!! {text}\n{bar}", file=sys.stdout if "ipykernel" in sys.modules else sys.stderr, flush=True)

@@ -1,0 +1,214 @@
+"""The report's tables about speed: measured side by side (04_efficiency), and as the fine-tuning runs saw it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from . import published
+from .records import Record
+from .results import GROUP, Results, footnotes, metric_title, model_key, tagged, task_title
+from .tables import NONE, Table, average, eval_loss, heading, mean_sd, number, train_loss
+from .statistics import summarise
+
+SETTING = ["device_name", "shape", "precision", "mode"]
+KINDS = ("train", "infer")  # a training step; a forward pass
+
+
+def speed_frame(records: list[Record]) -> pd.DataFrame:
+    """One row a measurement; ratios say how many times better ours is, memory and FLOPs are ours over BERT's."""
+    frame = pd.DataFrame([_measurement(r) for r in records], columns=_COLUMNS)
+    same = [*SETTING, "length", "batch"]
+    bert = frame[frame.model == "bert"].set_index(same)[_COUNTS]
+    bert = bert[~bert.index.duplicated()]
+    joined = frame.join(bert, on=same, rsuffix="_bert")
+    for name in _COUNTS:
+        frame[f"{name}_vs_bert"] = joined[name].astype(float) / joined[f"{name}_bert"].astype(float)
+    order = sorted(frame.index, key=lambda i: (*map(str, frame.loc[i, SETTING]), frame.length[i],
+                                               model_key(frame.model[i])))
+    return frame.loc[order].reset_index(drop=True)
+
+
+_COUNTS = ["train_peak_bytes", "infer_peak_bytes", "flops"]
+_SPREADS = [f"{kind}_{against}{part}" for kind in KINDS for against in ("vs_bert", "vs_bound")
+            for part in ("", "_q25", "_q75")]
+_TIMES = [f"{kind}_{part}" for kind in KINDS for part in ("s", "s_q25", "s_q75", "n")]
+_COLUMNS = ["run_id", "status", "error", "model", *SETTING, "device", "length", "batch", *_TIMES, *_SPREADS, *_COUNTS]
+
+
+def _measurement(record: Record) -> dict[str, Any]:
+    timing, params = record.timing, record.params
+    row = {
+        "run_id": record.run_id, "status": record.status, "error": record.error, "model": record.model,
+        "device": record.env.get("device"), "device_name": record.env.get("device_name"),
+        **{name: params.get(name) for name in ("shape", "precision", "mode", "length", "batch")},
+        **{name: record.memory.get(name) for name in _COUNTS[:2]},
+        "flops": record.flops.value if record.flops else None,
+    }
+    for kind in KINDS:
+        time = timing.get(kind) or {}
+        row |= {f"{kind}_s": time.get("median_s"), f"{kind}_s_q25": time.get("q25_s"),
+                f"{kind}_s_q75": time.get("q75_s"), f"{kind}_n": time.get("n")}
+        for against in ("vs_bert", "vs_bound"):
+            ratio = (timing.get(against) or {}).get(kind) or {}
+            row |= {f"{kind}_{against}": ratio.get("median"), f"{kind}_{against}_q25": ratio.get("q25"),
+                    f"{kind}_{against}_q75": ratio.get("q75")}
+    return row
+
+
+def speed(results: Results) -> Table:
+    """Speed, memory and FLOPs beside BERT and beside the bound, on random inputs."""
+    data = speed_frame(results.efficiency)
+    sections = {}
+    for (device, shape, precision, mode), group in data.groupby(SETTING, sort=False, dropna=False):
+        sections[f"{device}: shape {shape}, {precision}, {mode}"] = _speed_section(group)
+    notes = ["*train* is a training step, *infer* a forward pass: how many times as fast as BERT (BERT 1.00, more is faster) and as the bound, the same model with the "
+             "mixing removed (at most 1.00 but for noise): median [quartiles] of ratios within interleaved rounds; n "
+             "rounds. Memory and FLOPs are ours over BERT's (less is better). Inputs are random tokens."]
+    if data.empty:
+        notes = ["No efficiency records here: `04_efficiency` makes them."]
+    elif not data.device.astype(str).str.startswith("cuda").all():
+        notes.append("Times of a CPU are not shown: only ratios carry over to another machine. Its memory is not "
+                     "measured.")
+    return Table("speed", "Speed, memory and FLOPs", data, sections, notes)
+
+
+def _speed_section(group: pd.DataFrame) -> pd.DataFrame:
+    on_gpu = group.device.astype(str).str.startswith("cuda").all()
+    rows = []
+    for r in group.itertuples():
+        row = {"Model": r.model, "Length": r.length, "Batch": r.batch}
+        if r.status != "finished":
+            rows.append({**row, "What went wrong": f"{r.status}: {(r.error or 'no reason stored').splitlines()[0]}"})
+            continue
+        for kind in KINDS:
+            row |= {f"{kind} × BERT": _spread(r, f"{kind}_vs_bert"), f"{kind} × bound": _spread(r, f"{kind}_vs_bound")}
+            if on_gpu:
+                row[f"{kind} ms"] = number(_times(getattr(r, f"{kind}_s"), 1000), 2)
+                row[f"{kind} memory"] = number(getattr(r, f"{kind}_peak_bytes_vs_bert"), 2)
+        rows.append({**row, "FLOPs": number(r.flops_vs_bert, 2), "n": f"{r.train_n:.0f}" if pd.notna(r.train_n) else NONE})
+    frame = pd.DataFrame(rows)
+    return frame[[c for c in frame if c != "What went wrong"] + ["What went wrong"] * ("What went wrong" in frame)]
+
+
+def _times(value: float | None, factor: float) -> float | None:
+    return None if value is None or pd.isna(value) else value * factor
+
+
+def _spread(row: Any, name: str) -> str:
+    low, high = getattr(row, f"{name}_q25"), getattr(row, f"{name}_q75")
+    median = number(getattr(row, name), 2)
+    return median if median == NONE or pd.isna(low) else f"{median} [{number(low, 2)}, {number(high, 2)}]"
+
+
+# The 2023 study's columns: our name -> (where it is, decimals); those of the first kind are read from a run's timing.
+_THROUGHPUT = {"train_runtime_s": ("Train runtime, s", 1), "train_samples_per_s": ("Train samples/s", 1),
+               "train_steps_per_s": ("Train steps/s", 2), "eval_runtime_s": ("Eval runtime, s", 2),
+               "eval_samples_per_s": ("Eval samples/s", 1), "eval_steps_per_s": ("Eval steps/s", 2)}
+
+
+def finetuning(results: Results) -> Table:
+    """The 2023 study's columns: runtimes, throughput, FLOs, losses and score, with the change against BERT."""
+    rows = []
+    runs = results.finetune.assign(shared=[bool(r.timing.get("shared")) for r in results.finetune.record])
+    for key, group in runs.groupby([*GROUP, "task", "gpu", "label"], sort=False, dropna=False):
+        rows.append(dict(zip([*GROUP, "task", "device_name", "label"], key)) | _finetuning_row(group))
+    data = pd.DataFrame(rows, columns=_FINETUNING)
+    sections = {}
+    for key, part in data.groupby([*GROUP, "task", "device_name"], sort=False, dropna=False):
+        training, teacher, task, device = key
+        sections[f"{heading(training, teacher, task_title(task, part.note))}, {device}"] = _finetuning_section(part)
+    notes = ["Means over n runs; in brackets the change against BERT in the same section, computed from the means. "
+             "Throughput is the Trainer's, over the runs that had the device to themselves (*timed*); what is "
+             "measured with care is the table *Speed, memory and FLOPs*. FLOs as the run's record counts them."]
+    if (data.n_timed < data.n).any():
+        notes.append("*shared*: other jobs ran on the device at the same time, so these runs' throughput is no "
+                     "measurement and is left out.")
+    return Table("finetuning", tagged("Fine-tuning, in the 2023 study's columns", results.tag), data, sections,
+                 notes + footnotes(results.finetune))
+
+
+_FINETUNING = [*GROUP, "task", "device_name", "label", "n", "n_timed", *_THROUGHPUT, "flops", "train_loss", "eval_loss",
+               "metric", "mean", "sd", "note"]
+
+
+def _finetuning_row(group: pd.DataFrame) -> dict[str, Any]:
+    timed = [r.timing for r in group.record[~group.shared] if r.timing]
+    score = summarise(group["last"])
+    return {
+        "n": score.n, "n_timed": len(timed), "mean": score.mean, "sd": score.sd,
+        "metric": next(iter(group.metric.dropna()), None), "note": "; ".join(sorted(set(group.note) - {""})),
+        **{name: average(t.get(name) for t in timed) for name in _THROUGHPUT},
+        "flops": average(r.flops.value if r.flops else None for r in group.record),
+        "train_loss": average(train_loss(r) for r in group.record),
+        "eval_loss": average(eval_loss(r) for r in group.record),
+    }
+
+
+def _finetuning_section(part: pd.DataFrame) -> pd.DataFrame:
+    berts = part[part.label == "bert"]
+    bert = berts.iloc[0] if len(berts) else None
+    metric = metric_title(next(iter(part.metric.dropna()), "score"))
+    rows = []
+    for _, r in part.iterrows():
+        row = {"Model": r.label, f"{metric} (n)": mean_sd(r["mean"], r.sd, r.n)}
+        for name, (title, digits) in _THROUGHPUT.items():
+            row[title] = "shared" if r.n and not r.n_timed else _changed(r, bert, name, number(r[name], digits))
+        row["Timed"] = r.n_timed
+        row["Total FLOs"] = _changed(r, bert, "flops", f"{r.flops:.3e}" if pd.notna(r.flops) else NONE)
+        row |= {"Train loss": number(r.train_loss), "Eval loss": number(r.eval_loss)}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _changed(row: pd.Series, bert: pd.Series | None, name: str, shown: str) -> str:
+    change = percent_change(row[name], None if bert is None else bert[name])
+    return shown if change is None or row.label == "bert" else f"{shown} ({number(change, 1, sign=True)}%)"
+
+
+def percent_change(value: float | None, reference: float | None) -> float | None:
+    if value is None or reference is None or pd.isna(value) or pd.isna(reference) or not reference:
+        return None
+    return 100 * (value / reference - 1)
+
+
+def published_speed(results: Results) -> Table:
+    """`fnet-naive` over `bert`, as the 2023 study saw it and as our fine-tuning runs did."""
+    ours = finetuning(results).data
+    ours = ours[(ours.training == published.TRAINING)] if not results.tag else ours.iloc[:0]
+    rows = []
+    for (teacher, task, device), part in ours.groupby(["teacher", "task", "device_name"], sort=False, dropna=False):
+        by_model = part.set_index("label")
+        if task in published.study_ratios().index and {"bert", "fnet-naive"} <= set(by_model.index):
+            rows.append({"teacher": teacher, "task": task, "device_name": device, **_ratios(task, by_model)})
+    columns = ["teacher", "task", "device_name", *(f"{who}_{name}" for name in _RATIOS for who in ("published", "ours"))]
+    data = pd.DataFrame(rows, columns=columns)
+    notes = [f"Published: {published.SOURCE}, bert-base-uncased on a Colab GPU, computed from its absolute numbers. "
+             "Teacher, GPU and padding decide these ratios, so they compare in direction, not in value."]
+    if data.empty:
+        notes = ["Not compared: these records are of SYNTHETIC data." if results.tag else
+                 "Nothing to compare: it needs runs of `bert` and `fnet-naive` with the study's recipe."]
+    sections = {"": _published_speed_section(data)} if len(data) else {}
+    return Table("published-speed", tagged("Naive FNet over BERT, beside the 2023 study", results.tag), data, sections,
+                 notes)
+
+
+_RATIOS = {"train_steps_per_s": "train steps/s", "eval_samples_per_s": "eval samples/s", "flops": "total FLOs"}
+
+
+def _ratios(task: str, by_model: pd.DataFrame) -> dict[str, float | None]:
+    values = {}
+    for name in _RATIOS:
+        change = percent_change(by_model.loc["fnet-naive", name], by_model.loc["bert", name])
+        values |= {f"published_{name}": published.study_ratios().loc[task, name],
+                   f"ours_{name}": None if change is None else 1 + change / 100}
+    return values
+
+
+def _published_speed_section(data: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame([{
+        "Task": task_title(r["task"]), "Teacher": r.teacher, "Device": r.device_name,
+        **{f"{title}, published → ours": f"{number(r[f'published_{name}'], 2)} → {number(r[f'ours_{name}'], 2)}"
+           for name, title in _RATIOS.items()},
+    } for _, r in data.iterrows()])

