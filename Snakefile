@@ -1,0 +1,247 @@
+"""The graph: presets and notebooks -> records -> rendered notebooks, tables, figures.
+
+    snakemake --cores all                               the quick preset (what `make report` runs)
+    snakemake --cores 8 --config preset=minilm          real data; eight fine-tunings side by side on one GPU
+    snakemake --profile profiles/slurm --config preset=minilm       the same sweep on a cluster
+
+A preset's cell (training, task, model, seed) is one job: `python -m fnetlib finetune`, which skips what has a record.
+What a job printed, the record's path, is its marker in results/<preset>/done/. Rendered notebooks find all records
+there and only show them. `preset` may also be a path to a YAML file of your own.
+"""
+
+import fcntl
+import json
+import os
+import re
+import shlex
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+from fnetlib.params import BuildParams, EfficiencyParams, ParameterError, TransferParams
+from fnetlib.presets import load_preset
+
+PRESET = str(config.get("preset", "quick"))
+PYTHON = config.get("python", sys.executable)  # runs the jobs
+
+
+def parameters(kind, own):
+    """A notebook's parameters as YAML: the preset's inputs that it takes, and its own. Checked before any job runs."""
+    values = {name: value for name, value in preset.inputs().items() if name in kind.model_fields} | own
+    kind.parse(values)
+    return json.dumps(values)
+
+
+try:
+    preset = load_preset(PRESET)
+    BUILD = parameters(BuildParams, preset.build)
+    TRANSFER = parameters(TransferParams, preset.transfer)
+    EFFICIENCY = parameters(EfficiencyParams, preset.efficiency)
+except ParameterError as error:
+    raise WorkflowError(f"preset {PRESET}: {str(error).removeprefix('preset: ')}") from None
+
+RESULTS = preset.results  # relative: a rendered notebook must not name this machine's folders
+NOTEBOOKS = f"{workflow.basedir}/notebooks"
+DONE, LOGS, RENDERED = f"{RESULTS}/done", f"{RESULTS}/logs", f"{RESULTS}/notebooks"
+CELLS = {f"{training}-{task}-{model}-{seed}": (training, task, model, seed)
+         for training, task, model, seed in preset.cells()}
+SWEEPS = {f"{training}-{task}": (training, task) for training, tasks in preset.sweeps.items() for task in tasks}
+
+os.environ.setdefault("FNETLIB_ROOT", os.getcwd())  # relative paths of the jobs start here
+os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # this environment's kernel, not one in the user's home
+os.environ["PYTHONUNBUFFERED"] = "1"  # logs tell what a job is doing now
+
+
+def cells_of(wildcards):
+    return [f"{DONE}/{cell}.txt" for cell, key in CELLS.items() if key[:2] == SWEEPS[wildcards.sweep]]
+
+
+def command_line(values):
+    """{"learning_rate": 2e-5} -> --learning-rate 2e-05"""
+    return " ".join(f"--{name.replace('_', '-')} {shlex.quote(str(value))}" for name, value in values.items())
+
+
+def finetune_options(wildcards):
+    training, task, model, seed = CELLS[wildcards.cell]
+    return command_line({**preset.finetune(training, task), "model": model, "seeds": seed})
+
+
+def cores():
+    try:
+        return workflow.cores
+    except WorkflowError:  # on a cluster, where a profile gives each job its own
+        return 1
+
+
+# Fine-tunings that run side by side are marked in their records: their speed is no measurement of the model.
+SHARED = "--shared" if cores() > 1 and not workflow.remote_exec else ""
+
+
+def forget_lost_results():
+    """A marker whose record is gone, or a summary whose tables are, counts for nothing."""
+    for cell in CELLS:
+        marker = Path(f"{DONE}/{cell}.txt")
+        if marker.exists():
+            records = [Path(line).name for line in marker.read_text().splitlines() if line.endswith(".json")]
+            if not records or not all(Path(RESULTS, "runs", record).exists() for record in records):
+                marker.unlink()
+    if not all(Path(RESULTS, made).is_dir() for made in ("tables", "figures")):
+        Path(RESULTS, "summary.json").unlink(missing_ok=True)
+
+
+def hold_lock():
+    """One run a preset and folder. Unlike Snakemake's own lock this one ends with the process, killed or not."""
+    Path(".snakemake").mkdir(exist_ok=True)
+    lock = open(f".snakemake/fnetlib-{preset.name}.lock", "w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise WorkflowError(f"preset {preset.name}: another run is at work in this folder; wait for it or stop it")
+    except OSError:
+        pass  # a file system without locks
+    return lock
+
+
+if workflow.is_main_process:  # not in a cluster's job, which parses this file too
+    if not workflow.dryrun:
+        LOCK = hold_lock()
+    forget_lost_results()
+
+
+onstart:
+    print(f"{preset.title}\n{len(CELLS)} fine-tuning cells; jobs log to {LOGS}/", file=sys.stderr)
+
+
+onerror:
+    print(f"\nSomething failed: see above and {LOGS}/. What finished is kept; the same command goes on from there.",
+          file=sys.stderr)
+
+
+wildcard_constraints:
+    cell="|".join(map(re.escape, CELLS)),
+    sweep="|".join(map(re.escape, SWEEPS)),
+
+
+# papermill writes beside the logs, so that a failed notebook can be opened; `clean` moves it into place in one step.
+RENDER = (
+    "{PYTHON:q} -m papermill {input.notebook:q} {log.notebook:q} -y {params.values:q} --log-output"
+    " --no-progress-bar > {log.text:q} 2>&1"
+    " && {PYTHON:q} -m fnetlib clean {log.notebook:q} {output.notebook:q} >> {log.text:q} 2>&1"
+)
+
+
+rule build:
+    input:
+        notebook=f"{NOTEBOOKS}/01_build.ipynb",
+    output:
+        notebook=f"{RENDERED}/01_build.ipynb",
+    log:
+        text=f"{LOGS}/01_build.log",
+        notebook=f"{LOGS}/01_build.ipynb",
+    params:
+        values=BUILD,
+    message:
+        "01 build: what the mixing layer computes"
+    shell:
+        RENDER
+
+
+rule transfer:
+    input:
+        notebook=f"{NOTEBOOKS}/02_transfer.ipynb",
+    output:
+        notebook=f"{RENDERED}/02_transfer.ipynb",
+    log:
+        text=f"{LOGS}/02_transfer.log",
+        notebook=f"{LOGS}/02_transfer.ipynb",
+    params:
+        values=TRANSFER,
+    message:
+        "02 transfer: which weights go where"
+    shell:
+        RENDER
+
+
+rule finetune:
+    output:
+        f"{DONE}/{{cell}}.txt",
+    log:
+        f"{LOGS}/finetune-{{cell}}.log",
+    params:
+        options=finetune_options,
+    message:
+        "03 fine-tune {wildcards.cell}"
+    shell:
+        "{PYTHON:q} -m fnetlib finetune {params.options} {SHARED} > {output:q}.part 2> {log:q}"
+        " && mv {output:q}.part {output:q}"
+
+
+rule render_finetune:
+    input:
+        cells_of,
+        notebook=f"{NOTEBOOKS}/03_finetune.ipynb",
+    output:
+        notebook=f"{RENDERED}/03_finetune-{{sweep}}.ipynb",
+    log:
+        text=f"{LOGS}/03_finetune-{{sweep}}.log",
+        notebook=f"{LOGS}/03_finetune-{{sweep}}.ipynb",
+    params:
+        values=lambda wildcards: json.dumps(preset.finetune(*SWEEPS[wildcards.sweep])),
+    message:
+        "03 fine-tune {wildcards.sweep}: show its records"
+    shell:
+        RENDER
+
+
+# Timings shared with other jobs are worthless: this one takes the whole machine, and takes it first, when nothing
+# has to be waited for.
+rule efficiency:
+    input:
+        notebook=f"{NOTEBOOKS}/04_efficiency.ipynb",
+    output:
+        notebook=f"{RENDERED}/04_efficiency.ipynb",
+    log:
+        text=f"{LOGS}/04_efficiency.log",
+        notebook=f"{LOGS}/04_efficiency.ipynb",
+    params:
+        values=EFFICIENCY,
+    priority: 100
+    threads: cores()
+    message:
+        "04 efficiency: time, memory and FLOPs (alone on the machine)"
+    shell:
+        RENDER
+
+
+# The one rule that library code re-runs: tables and plots are made by it, from records, in seconds.
+rule analysis:
+    input:
+        [f"{DONE}/{cell}.txt" for cell in CELLS],
+        [f"{RENDERED}/03_finetune-{sweep}.ipynb" for sweep in SWEEPS],
+        rules.build.output,
+        rules.transfer.output,
+        rules.efficiency.output,
+        sorted(str(path) for path in Path(workflow.basedir, "fnetlib").glob("*.py")),
+        notebook=f"{NOTEBOOKS}/05_analysis.ipynb",
+    output:
+        notebook=f"{RENDERED}/05_analysis.ipynb",
+        summary=f"{RESULTS}/summary.json",
+    log:
+        text=f"{LOGS}/05_analysis.log",
+        notebook=f"{LOGS}/05_analysis.ipynb",
+    params:
+        values=json.dumps({"preset": PRESET}),
+        preset=preset.model_dump_json(),  # a new title or expected value shows
+    message:
+        "05 analysis: tables and figures from the records"
+    shell:
+        RENDER
+
+
+# Everything is named: Snakemake makes a lost file again only if it is asked for.
+rule all:
+    default_target: True
+    input:
+        rules.analysis.input,
+        rules.analysis.output,
