@@ -22,12 +22,12 @@ class Finetune(FinetuneParams):
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
         import transformers
 
-        from .finetune import finetune, results_folder
+        from .finetune import finetune, record_path
 
         transformers.utils.logging.disable_progress_bar()
         transformers.utils.logging.set_verbosity_error()
         for record in finetune(self):
-            print(RecordStore(results_folder(self.results, record.data.source)).path(record.run_id))
+            print(record_path(self, record))
 
 
 class List(BaseModel):

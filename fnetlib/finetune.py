@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from transformers import (
     DataCollatorWithPadding, PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed,
@@ -19,11 +20,11 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from . import records
 from .metrics import GlueMetric, chance
 from .params import FinetuneParams, ParameterError
-from .provenance import code, environment, find_root, now
+from .provenance import code, environment, now
 from .records import Record, RecordStore, make_run_id
-from .tasks import TaskData, load_task
+from .tasks import TaskData, load_task, results_folder
 from .teacher import Teacher, load_teacher
-from .transfer import build_student
+from .transfer import build_student, sentence_batch
 
 EVAL_BATCH_SIZE = 64
 GAIN_SENTENCES = 64  # unlabelled training examples on which a recipe's gain is measured
@@ -50,22 +51,6 @@ def finetune(params: FinetuneParams) -> list[Record]:
     if errors:
         raise RuntimeError("; ".join(errors))
     return done
-
-
-def results_folder(results: str, source: str) -> Path:
-    """The folder of a parameter `results`; synthetic data and GLUE never share one.
-
-    Raises ParameterError where the folder holds records of the other kind.
-    """
-    kind = "synthetic" if source == "synthetic" else "glue"
-    folder = find_root() / (f"results/local-{kind}" if results == "auto" else results)
-    for path in (folder / "runs").glob("finetune-*.json"):
-        other = RecordStore.read(path).data.source
-        if (other == "synthetic") != (source == "synthetic"):
-            raise ParameterError(f"results: {results} holds records of {other} data, this run's are {source}; "
-                                 "choose another folder")
-        break
-    return folder
 
 
 def _check_recipe(teacher: Teacher, model: str) -> None:
@@ -110,7 +95,7 @@ def _train(params: FinetuneParams, data: TaskData, teacher: Teacher, model: str,
            work: Path) -> dict[str, Any]:
     set_seed(seed)
     student, report = build_student(
-        teacher, model, batch=gain_batch(teacher, data, params.max_length), num_labels=data.task.num_labels,
+        teacher, model, batch=sentence_batch(teacher, data, GAIN_SENTENCES, params.max_length), num_labels=data.task.num_labels,
         problem_type="regression" if data.task.regression else "single_label_classification")
     trainer = make_trainer(params, data, teacher, student, seed, work)
     if trainer.args.device.type == "cuda":
@@ -150,12 +135,6 @@ def _train(params: FinetuneParams, data: TaskData, teacher: Teacher, model: str,
 
 def _labels(data: TaskData) -> list:
     return list(data.validation[data.task.validation[0]]["label"])
-
-
-def gain_batch(teacher: Teacher, data: TaskData, max_length: int, count: int = GAIN_SENTENCES) -> dict:
-    """The first `count` training examples, tokenised and padded: `[count, seq]`. Labels are not used."""
-    texts = [list(data.train[:count][column]) for column in data.task.columns]
-    return dict(teacher.tokenizer(*texts, truncation=True, max_length=max_length, padding=True, return_tensors="pt"))
 
 
 def make_trainer(params: FinetuneParams, data: TaskData, teacher: Teacher, student, seed: int,
@@ -291,3 +270,35 @@ def _say(text: str) -> None:
 
 def _one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:300]
+
+
+def record_path(params: FinetuneParams, record: Record) -> Path:
+    """Where a run's record is."""
+    return RecordStore(results_folder(params.results, record.data.source)).path(record.run_id)
+
+
+def scores(runs: list[Record]) -> pd.DataFrame:
+    """One row a run: the headline metric after the last epoch and at its best epoch, loss, and anything odd."""
+    return pd.DataFrame([{
+        "model": records.label(r), "seed": r.seed, r.metrics.headline.name: r.metrics.headline.last,
+        "best epoch": r.metrics.headline.best, "chance": r.metrics.validation["chance"],
+        "eval loss": r.metrics.history[-1]["eval_loss"], "status": r.status,
+        "note": f"predicts only {next(iter(r.metrics.predicted))}" if r.metrics.degenerate else "",
+        "train steps/s": r.timing["train_steps_per_s"] if not r.timing["shared"] else None,
+    } for r in runs]).round(4)
+
+
+def in_words(runs: list[Record]) -> str:
+    """What the runs say: mean score of each model, and how it stands to BERT and to chance."""
+    table = scores(runs)
+    metric, floor = runs[0].metrics.headline.name, runs[0].metrics.validation["chance"]
+    means = table.groupby("model", sort=False)[metric].mean()
+    lines = []
+    for model, mean in means.items():
+        part = table[table["model"] == model]
+        line = f"{model}: {metric} {mean:.3f} over {len(part)} seed{'s' if len(part) > 1 else ''} (chance {floor:.3f})"
+        if "bert" in means and model != "bert":
+            line += f", {mean - means['bert']:+.3f} against bert"
+        collapsed = int((part["note"] != "").sum())
+        lines.append(line + (f"; {collapsed} of {len(part)} runs predict a single class" if collapsed else ""))
+    return "\n".join(lines)

@@ -34,8 +34,18 @@ def start(params: type[Params], names: dict[str, Any]) -> Params:
     if before is not None:
         values |= {k: v for k, v in names.items() if k not in before and k not in values and _is_parameter(k, v)}
     parsed = params.parse(values)
+    _show_figures_as_png()
     _show(provenance())
     return parsed
+
+
+def _show_figures_as_png() -> None:
+    """Figures made without pyplot are displayed too."""
+    from IPython import get_ipython
+    from IPython.core.pylabtools import select_figure_formats
+
+    if get_ipython():
+        select_figure_formats(get_ipython(), {"png"})
 
 
 def _is_parameter(name: str, value: Any) -> bool:

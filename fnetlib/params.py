@@ -93,11 +93,11 @@ def model_names(text: str) -> list[str]:
 class Inputs(Params):
     """Where teacher, data and results are."""
 
-    teacher: str = Field("auto", description="auto, a Hub name, a folder, or minilm; auto = bert-base-uncased from "
+    teacher: str = Field("auto", description="auto, a Hub name, a folder, or minilm; auto means bert-base-uncased from "
                                              "the Hub if it answers, else minilm")
-    data: str = Field("auto", description="auto, hub, synthetic, or a folder of <task>/<split>.parquet; auto = "
+    data: str = Field("auto", description="auto, hub, synthetic, or a folder of <task>/<split>.parquet; auto means "
                                           "FNETLIB_GLUE_DIR if set, else the Hub if it answers, else synthetic")
-    results: str = Field("auto", description="folder for records; auto = results/local-glue or "
+    results: str = Field("auto", description="folder for records; auto means results/local-glue or "
                                              "results/local-synthetic")
 
 
@@ -116,10 +116,10 @@ class FinetuneParams(Inputs):
     accumulate: Int = Field(1, ge=1, description="gradient accumulation steps")
     max_length: Int = Field(512, ge=8, description="tokens an example is cut to")
     precision: Precision = Field("fp32", description="fp32, bf16 or fp16 (the last two by autocast)")
-    train_size: Int = Field(0, ge=0, description="use only this many training examples, 0 = all")
-    eval_size: Int = Field(0, ge=0, description="use only this many validation examples, 0 = all")
+    train_size: Int = Field(0, ge=0, description="use only this many training examples, 0 for all")
+    eval_size: Int = Field(0, ge=0, description="use only this many validation examples, 0 for all")
     training: str = Field("auto", pattern=r"^[a-z0-9_]+$",
-                          description="name of the training recipe in tables; auto = study if the values are the "
+                          description="name of the training recipe in tables; auto means study if the values are the "
                                       "study's, else custom")
     checkpoint_minutes: Float = Field(10.0, ge=0, description="minutes between checkpoints that a killed run "
                                                               "resumes from")
@@ -170,7 +170,7 @@ class BuildParams(Params):
     """01_build: what the mixing layer computes, and the model beside BERT."""
 
     teacher: str = Field("auto", description="gives the model its shape: auto, a Hub name, a folder, or minilm; "
-                                             "auto = bert-base-uncased from the Hub if it answers, else minilm")
+                                             "auto means bert-base-uncased from the Hub if it answers, else minilm")
     model: str = Field("fnet", description="recipe shown beside BERT")
     seq_length: Int = Field(128, ge=2, description="tokens for which FLOPs are counted")
     seed: Int = Field(0, ge=0, description="seed of the random inputs")
@@ -188,7 +188,7 @@ class TransferParams(Inputs):
     task: Task = Field("cola", description="GLUE task whose training sentences measure the gain and the plots")
     groups: str = Field("all", description="component groups to copy: all, or a comma list")
     sentences: Int = Field(64, ge=1, description="unlabelled sentences used to measure")
-    save: str = Field("", description="folder for the student (save_pretrained); empty = not saved")
+    save: str = Field("", description="folder for the student (save_pretrained); empty: not saved")
     seed: Int = Field(0, ge=0, description="seed of what is newly initialised")
 
     @field_validator("model")
@@ -200,12 +200,12 @@ class TransferParams(Inputs):
 class EfficiencyParams(Params):
     """04_efficiency: time, memory and FLOPs of the recipes side by side, on random weights and random tokens."""
 
-    results: str = Field("auto", description="folder for records; auto = results/local-efficiency")
+    results: str = Field("auto", description="folder for records; auto means results/local-efficiency")
     models: str = Field("bert,fnet-naive,fnet,hybrid-2,bound", description="recipes, comma list or all")
     shape: str = Field("bert-base", description="bert-base (12x768), minilm (6x384), tiny (2x64) or layers x width, "
                                                 "e.g. 4x256")
     lengths: CommaList = Field("128,512", description="sequence lengths, comma list")
-    tokens: Int = Field(4096, ge=1, description="tokens a step: batch = tokens / length, at least 1")
+    tokens: Int = Field(4096, ge=1, description="tokens a step; the batch is tokens / length, at least 1")
     precisions: str = Field("fp32", description="comma list of fp32, tf32, bf16, fp16")
     modes: str = Field("eager", description="comma list of eager, compiled")
     backend: Literal["auto", "fft", "matmul"] = Field("auto", description="Fourier layers by fft, by matmul, or auto")
@@ -271,7 +271,7 @@ class AnalysisParams(Params):
     """05_analysis: every table and plot of the report, from records only."""
 
     preset: str = Field("minilm", description="preset whose results are shown: quick, minilm or bert-base")
-    results: str = Field("auto", description="folder with runs/; auto = results/<preset>")
+    results: str = Field("auto", description="folder with runs/; auto means results/<preset>")
 
 
 def parse_shape(text: str) -> tuple[int, int, int]:

@@ -8,11 +8,13 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pandas as pd
 from datasets import Dataset, DatasetDict, load_dataset
 
 from . import records, synthetic
 from .hub import banner, from_hub
 from .params import ParameterError
+from .provenance import find_root
 
 HUB_NAME = "nyu-mll/glue"
 HUB_REVISION = "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"
@@ -75,6 +77,18 @@ class TaskData:
     train: Dataset
     validation: dict[str, Dataset]
     record: records.Data = field(repr=False)
+
+    @property
+    def title(self) -> str:
+        """The task's name for titles; says so where the examples are synthetic."""
+        return f"{self.task.name} ({'SYNTHETIC, not GLUE' if self.record.source == 'synthetic' else 'GLUE'})"
+
+    def examples(self, count: int = 4) -> pd.DataFrame:
+        """The first training examples, labels by name."""
+        shown = self.train.select(range(min(count, len(self.train)))).to_pandas()[[*self.task.columns, "label"]]
+        if not self.task.regression:
+            shown["label"] = [self.task.labels[int(i)] for i in shown["label"]]
+        return shown
 
 
 def load_task(name: str, source: str = "auto", train_size: int = 0, eval_size: int = 0) -> TaskData:
@@ -173,3 +187,19 @@ def _fingerprint(task: Task, splits: dict[str, Dataset]) -> str:
         for row in zip(*columns):
             digest.update(json.dumps(row).encode())
     return digest.hexdigest()[:16]
+
+
+def results_folder(results: str, source: str) -> Path:
+    """The folder of a parameter `results`; synthetic data and GLUE never share one.
+
+    Raises ParameterError where the folder holds records of the other kind.
+    """
+    kind = "synthetic" if source == "synthetic" else "glue"
+    folder = find_root() / (f"results/local-{kind}" if results == "auto" else results)
+    for path in (folder / "runs").glob("finetune-*.json"):
+        other = records.RecordStore.read(path).data.source
+        if (other == "synthetic") != (source == "synthetic"):
+            raise ParameterError(f"results: {results} holds records of {other} data, this run's are {source}; "
+                                 "choose another folder")
+        break
+    return folder

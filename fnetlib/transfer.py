@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -18,7 +19,10 @@ from .config import student_config
 from .modeling import (
     FNetBertForMaskedLM, FNetBertForSequenceClassification, FNetBertModel, FNetBertPreTrainedModel, MixingSublayer,
 )
-from .params import ParameterError
+from .params import ParameterError, TransferParams
+from .provenance import code, environment, now
+from .records import Record, RecordStore, make_run_id
+from .tasks import TaskData, results_folder
 from .teacher import Teacher
 
 _LAYER = r"bert\.encoder\.layer\.\d+\."
@@ -127,14 +131,16 @@ HEADS = {"none": FNetBertModel, "mlm": FNetBertForMaskedLM, "classification": FN
 
 def build_student(
     teacher: Teacher, recipe: str, head: str = "classification", groups: tuple[str, ...] = DEFAULT_GROUPS,
-    batch: dict[str, torch.Tensor] | None = None, **overrides: Any,
+    batch: dict[str, torch.Tensor] | None = None, seed: int | None = None, **overrides: Any,
 ) -> tuple[FNetBertPreTrainedModel, Transfer]:
     """A student of a teacher: recipe's architecture, shared weights copied, gain measured on `batch`.
 
     head: `none`, `mlm` or `classification`. batch: tokenised sentences (`input_ids`, `attention_mask`, ...
-    `[batch, seq]`); needed where the recipe has a gain, whose start is 1 without it. overrides: config choices
-    (`num_labels=3`, `fourier_norm="backward"`, ...).
+    `[batch, seq]`); needed where the recipe has a gain, whose start is 1 without it. seed: of what is new; None leaves
+    the random state alone. overrides: config choices (`num_labels=3`, `fourier_norm="backward"`, ...).
     """
+    if seed is not None:
+        torch.manual_seed(seed)
     student = HEADS[head](student_config(teacher.config, recipe, **overrides))
     report = transfer(teacher.state, student, groups)
     if batch is not None and student.config.gain:
@@ -194,3 +200,43 @@ def set_gain(teacher: Teacher, student: FNetBertPreTrainedModel, batch: dict[str
             layer.attention.gain.mul_(rms(theirs["unbiased"]) / rms(ours["unbiased"]))
             gains.append(float(layer.attention.gain.mean()))
     return gains
+
+
+def sentence_batch(teacher: Teacher, data: TaskData, count: int, max_length: int = 512) -> dict[str, torch.Tensor]:
+    """The first `count` training examples, tokenised and padded: `[count, seq]` each. Labels are not used."""
+    texts = [list(data.train[:count][column]) for column in data.task.columns]
+    return dict(teacher.tokenizer(*texts, truncation=True, max_length=max_length, padding=True, return_tensors="pt"))
+
+
+def verify(teacher: Teacher, student: nn.Module, report: Transfer) -> dict[str, int]:
+    """Compare every copied tensor with the teacher's, bit by bit, and both models' tensors with the table.
+
+    Returns counts. Raises RuntimeError if a copy differs or a tensor has no fate or several.
+    """
+    theirs, ours = teacher.state, student.state_dict()
+    table = report.table()
+    copied = list(table[table["fate"] == "copied"]["tensor"])
+    unequal = [name for name in copied if not torch.equal(theirs[name], ours[name])]
+    if unequal:
+        raise RuntimeError(f"transfer: {len(unequal)} copies differ, the first is {unequal[0]}")
+    in_student = table[table["fate"].isin(["copied", "new"])]["tensor"]
+    in_teacher = table[(table["fate"] != "new") | table["tensor"].isin(theirs)]["tensor"].drop_duplicates()
+    if sorted(in_student) != sorted(ours) or sorted(in_teacher) != sorted(theirs):
+        raise RuntimeError("transfer: the table does not account for every tensor once")
+    return {"copied": len(copied), "equal": len(copied), "student": len(ours), "teacher": len(theirs)}
+
+
+def write_record(params: TransferParams, teacher: Teacher, data: TaskData, report: Transfer,
+                 effects: pd.DataFrame) -> Path:
+    """A record of stage `transfer`: what went where, and what the swap did to the hidden states."""
+    decisive = {"groups": list(report.groups), "sentences": params.sentences}
+    run_id = make_run_id("transfer", params.task, params.model, params.seed, decisive, data.record.fingerprint,
+                         teacher.fingerprint)
+    store = RecordStore(results_folder(params.results, data.record.source))
+    if store.get(run_id) is None:
+        time = now()
+        store.write(Record(
+            run_id=run_id, stage="transfer", status="finished", params=decisive, seed=params.seed, task=params.task,
+            model=params.model, teacher=teacher.record(), data=data.record, code=code(), env=environment("cpu", "fp32"),
+            transfer={**report.record(), "effects": effects.to_dict("records")}, started=time, ended=time))
+    return store.path(run_id)
