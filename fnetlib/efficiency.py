@@ -1,0 +1,346 @@
+"""Time, memory and FLOPs of the recipes, side by side in one process, on random weights and random full-length inputs.
+
+The protocol. A block is one (length, precision, mode); its models are all built and warmed up, then measured in
+rounds: one step of each model a round, the first one rotating, so that whatever slows the machine down slows all of
+them. A step starts and ends with the device idle. Ratios are taken within a round and say how many times better ours
+is: `vs_bert` = t_bert / t_ours, `vs_bound` = t_bound / t_ours (the bound is the same model with the mixing removed:
+nothing can be faster, so at most 1 but for noise). Median and quartiles, never the mean: one interruption must not
+decide. On a CPU only ratios mean anything elsewhere; absolute times are a measurement on a GPU.
+
+A training step is forward, backward and AdamW's step; inference is a forward pass in evaluation mode. There is no
+padding and no attention mask, so that attention may take its fused kernel; which one ran is in the record's
+`env.attention_kernels`. Peak memory counts what is allocated above what there was before the model was built.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+from transformers import BertConfig
+
+from . import flops
+from .config import FNetBertConfig, student_config
+from .modeling import FNetBertForSequenceClassification
+from .params import PRECISIONS, EfficiencyParams, ParameterError, parse_shape
+from .provenance import code, environment, find_root, now
+from .records import Flops, Parameters, Record, RecordStore, make_run_id
+
+KINDS = ("infer", "train")  # inference first: its memory must not hold the optimiser's state
+REFERENCES = ("bert", "bound")
+RECOMPILES = 64  # every model of a block compiles the same forward function, for two kinds of step
+
+
+class Setting(NamedTuple):
+    """What a block's models have in common."""
+
+    length: int
+    batch: int
+    precision: str
+    mode: str
+    device: str
+
+
+def measure(params: EfficiencyParams, store: RecordStore, clock: Callable[[], float] = time.perf_counter,
+            say: Callable[[str], None] = print) -> list[Record]:
+    """Measure every (length, precision, mode); one record per model, written as soon as its block ends.
+
+    A block whose records all exist is not measured again unless forced. A model that fails (out of memory, a compiler
+    error) gets a record of status `failed`, and the others go on. Raises ParameterError before anything is computed
+    where the device cannot do what is asked.
+    """
+    device = resolve_device(params)
+    name = environment(device, "fp32")["device_name"]
+    settings = [Setting(length, max(1, params.tokens // length), precision, mode, device)
+                for length, precision, mode in params.blocks()]
+    records = []
+    steps = len(KINDS) * (2 + params.warmup + params.repeats)  # of one model in one block
+    with tqdm(total=len(settings) * len(params.all_models) * steps, unit="step", desc="efficiency") as bar:
+        for setting in settings:
+            bar.set_postfix_str(f"{setting.length} tokens, {setting.precision}, {setting.mode}")
+            kept = {model: store.get(run_id(params, model, setting, name)) for model in params.all_models}
+            if all(kept.values()) and not params.force:
+                records += kept.values()
+                bar.update(len(kept) * steps)
+                continue
+            for record in measure_block(params, setting, name, clock, bar.update):
+                if kept[record.model] is None or params.force:
+                    store.write(record, force=params.force)
+                records.append(record if params.force else kept[record.model] or record)
+                if record.status == "failed":
+                    say(f"{record.model}, {setting.length} tokens, {setting.precision}, {setting.mode}: {record.error}")
+    return records
+
+
+def resolve_device(params: EfficiencyParams) -> str:
+    """`cpu` or `cuda`. Raises ParameterError if it is not there or cannot do the precisions."""
+    there = torch.cuda.is_available()
+    if params.device == "cuda" and not there:
+        raise ParameterError("device: 'cuda' is asked for, but torch finds no GPU here; accepted here: auto, cpu")
+    device = "cuda" if there and params.device != "cpu" else "cpu"
+    for precision in params.precisions.split(","):
+        if precision not in (able := device_precisions(device)):
+            raise ParameterError(f"precisions: {precision!r} is not for this device ({device}); accepted here: "
+                                 f"{', '.join(able)}")
+    return device
+
+
+def device_precisions(device: str) -> tuple[str, ...]:
+    """bf16 and TF32 came with compute capability 8; a CPU has neither TF32 nor a reason for fp16."""
+    if device == "cpu":
+        return ("fp32", "bf16")
+    return PRECISIONS if torch.cuda.get_device_capability() >= (8, 0) else ("fp32", "fp16")
+
+
+def results_folder(params: EfficiencyParams) -> Path:
+    """The folder of the parameter `results`; relative ones start at the project's root."""
+    return find_root() / ("results/local-efficiency" if params.results == "auto" else params.results)
+
+
+def shape_config(shape: str, length: int = 512) -> BertConfig:
+    """BERT's configuration of a shape, as a classifier of two labels, with positions for `length` tokens."""
+    layers, width, heads = parse_shape(shape)
+    return BertConfig(num_hidden_layers=layers, hidden_size=width, num_attention_heads=heads, num_labels=2,
+                      intermediate_size=4 * width, max_position_embeddings=max(512, length),
+                      problem_type="single_label_classification")
+
+
+def model_config(params: EfficiencyParams, model: str, length: int) -> FNetBertConfig:
+    return student_config(shape_config(params.shape, length), model, backend=params.backend)
+
+
+def record_params(params: EfficiencyParams, setting: Setting, device_name: str) -> dict[str, Any]:
+    """What decides a measurement besides model and seed; the models too, for they shared the process."""
+    return {"shape": params.shape, "length": setting.length, "batch": setting.batch, "tokens": params.tokens,
+            "precision": setting.precision, "mode": setting.mode, "backend": params.backend,
+            "repeats": params.repeats, "warmup": params.warmup, "models": params.all_models, "device": device_name}
+
+
+def run_id(params: EfficiencyParams, model: str, setting: Setting, device_name: str) -> str:
+    return make_run_id("efficiency", None, model, params.seed, record_params(params, setting, device_name))
+
+
+class Contender:
+    """One model of a block: its two steps, what they took, and the error that stopped it."""
+
+    def __init__(self, name: str, config: FNetBertConfig, setting: Setting, seed: int):
+        self.name, self.config, self.setting, self.seed = name, config, setting, seed
+        self.times: dict[str, list[float]] = {kind: [] for kind in KINDS}
+        self.peaks: dict[str, int | None] = {kind: None for kind in KINDS}
+        self.kernels: dict[str, list[str]] = {}
+        self.error: str | None = None
+        self.model = self.call = self.optimizer = self.scaler = self.batch = None
+
+    def build(self) -> None:
+        """Random weights, random token ids: `[batch, length]`."""
+        s = self.setting
+        torch.manual_seed(self.seed)
+        self.model = FNetBertForSequenceClassification(self.config).to(s.device)
+        self.call = torch.compile(self.model, dynamic=False) if s.mode == "compiled" else self.model
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5, fused=s.device == "cuda" or None)
+        self.scaler = torch.amp.GradScaler(s.device, enabled=s.precision == "fp16")
+        self.batch = {"input_ids": torch.randint(0, self.config.vocab_size, (s.batch, s.length)).to(s.device),
+                      "labels": torch.randint(0, 2, (s.batch,)).to(s.device)}
+
+    def prepare(self, kind: str) -> None:
+        self.model.train(kind == "train")
+
+    def step(self, kind: str) -> None:
+        """One training step, or one forward pass."""
+        if kind == "infer":
+            with torch.inference_mode(), self._autocast():
+                self.call(input_ids=self.batch["input_ids"])
+            return
+        with self._autocast():
+            loss = self.call(**self.batch).loss
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _autocast(self):
+        half = torch.float16 if self.setting.precision == "fp16" else torch.bfloat16
+        return torch.autocast(self.setting.device, dtype=half, enabled=self.setting.precision in ("bf16", "fp16"))
+
+    def drop(self, error: str | None = None) -> None:
+        """Free the device; with an error, the model has failed."""
+        self.error = error
+        self.model = self.call = self.optimizer = self.scaler = self.batch = None
+
+
+def measure_block(params: EfficiencyParams, setting: Setting, device_name: str, clock: Callable[[], float],
+                  progress: Callable[[int], Any] = lambda steps: None) -> list[Record]:
+    """All models of one (length, precision, mode), interleaved."""
+    started = now()
+    contenders = [Contender(model, model_config(params, model, setting.length), setting, params.seed)
+                  for model in params.all_models]
+    with _products(setting.precision), _compiler(setting.mode):
+        env = environment(setting.device, setting.precision, setting.mode == "compiled")
+        _allocate_workspaces(setting)
+        for contender in contenders:
+            _try(contender, lambda: _set_up(contender), setting.device)
+            progress(2 * len(KINDS))
+        for kind in KINDS:
+            rounds(contenders, kind, params.warmup, params.repeats, clock, progress)
+    made = [_record(params, setting, device_name, c, contenders, env, started) for c in contenders]
+    for contender in contenders:
+        contender.drop()
+    _free(setting.device)
+    return made
+
+
+def rounds(contenders: list[Contender], kind: str, warmup: int, repeats: int, clock: Callable[[], float],
+           progress: Callable[[int], Any] = lambda steps: None) -> None:
+    """One step of each contender a round, the first one rotating; `warmup` rounds are not kept."""
+    for contender in contenders:
+        if contender.error is None:
+            contender.prepare(kind)
+    for number in range(warmup + repeats):
+        first = number % len(contenders)
+        for contender in contenders[first:] + contenders[:first]:
+            if contender.error is None:
+                seconds = _try(contender, lambda: _timed(contender, kind, clock), contender.setting.device)
+                if number >= warmup and seconds is not None:
+                    contender.times[kind].append(seconds)
+        progress(len(contenders))
+
+
+def _timed(contender: Contender, kind: str, clock: Callable[[], float]) -> float:
+    _synchronise(contender.setting.device)
+    start = clock()
+    contender.step(kind)
+    _synchronise(contender.setting.device)
+    return clock() - start
+
+
+def _try(contender: Contender, action: Callable[[], Any], device: str) -> Any:
+    """A model that breaks is out, with one line why; the others go on."""
+    try:
+        return action()
+    except Exception as error:
+        contender.drop(f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0][:300]}")
+    _free(device)  # only now: the exception held the step's tensors
+    return None
+
+
+def _set_up(contender: Contender) -> None:
+    """Build, compile, and on a GPU the peak memory of each kind of step; none of it is timed."""
+    device = contender.setting.device
+    _free(device)
+    before = torch.cuda.memory_allocated() if device == "cuda" else 0
+    contender.build()
+    for kind in KINDS:
+        contender.prepare(kind)
+        contender.step(kind)  # compiles; allocates the optimiser's state
+        if device == "cuda":
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+            contender.step(kind)
+            torch.cuda.synchronize()
+            contender.peaks[kind] = torch.cuda.max_memory_allocated() - before
+        if "attention" in contender.config.mixers:
+            contender.kernels[kind] = attention_kernels(contender, kind)
+
+
+def attention_kernels(contender: Contender, kind: str) -> list[str]:
+    """What the profiler sees attention run: `aten::_scaled_dot_product_flash_attention` or its like."""
+    seen: list[str] = []
+    with contextlib.suppress(RuntimeError):  # no profiler, no note; a step that cannot run fails where it is timed
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            contender.step(kind)
+        seen = [event.key for event in profile.key_averages()]
+    return sorted(key for key in seen if key.startswith("aten::_scaled_dot_product") and not key.endswith("backward"))
+
+
+def _allocate_workspaces(setting: Setting) -> None:
+    """The matrix library's workspaces stay allocated from the first product on: no model's memory."""
+    if setting.device == "cuda":
+        half = torch.float16 if setting.precision == "fp16" else torch.bfloat16
+        layer = torch.nn.Linear(64, 64, device="cuda")
+        with torch.autocast("cuda", dtype=half, enabled=setting.precision in ("bf16", "fp16")):
+            layer(torch.ones(64, 64, device="cuda", requires_grad=True)).sum().backward()
+        torch.cuda.synchronize()
+
+
+@contextlib.contextmanager
+def _products(precision: str):
+    """fp32 matrix products are TF32 only where that is what is measured."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+@contextlib.contextmanager
+def _compiler(mode: str):
+    """Room for every model of the block, and an error instead of a silent return to eager where it ends."""
+    if mode != "compiled":
+        yield
+        return
+    import torch._dynamo
+
+    torch._dynamo.reset()
+    try:
+        with torch._dynamo.config.patch(recompile_limit=RECOMPILES, fail_on_recompile_limit_hit=True):
+            yield
+    finally:
+        torch._dynamo.reset()
+
+
+def _synchronise(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def _free(device: str) -> None:
+    gc.collect()
+    if device == "cuda":
+        with contextlib.suppress(RuntimeError):  # a context that an earlier error broke
+            torch.cuda.empty_cache()
+
+
+def spread(values: list[float], unit: str = "") -> dict[str, float]:
+    """Median and quartiles."""
+    low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
+    return {f"median{unit}": float(middle), f"q25{unit}": float(low), f"q75{unit}": float(high)}
+
+
+def timing(ours: Contender, contenders: list[Contender]) -> dict[str, Any]:
+    """A finished contender's times, and its ratios to the references that finished too, paired by round."""
+    medians = {kind: float(np.median(ours.times[kind])) for kind in KINDS}
+    found: dict[str, Any] = {
+        kind: {**spread(ours.times[kind], "_s"), "n": len(ours.times[kind])} for kind in ("train", "infer")}
+    for reference in contenders:
+        if reference.name in REFERENCES and reference.error is None:
+            found[f"vs_{reference.name}"] = {
+                kind: spread([theirs / own for theirs, own in zip(reference.times[kind], ours.times[kind], strict=True)])
+                for kind in ("train", "infer")}
+    found["steps_per_s"] = {kind: 1 / seconds for kind, seconds in medians.items()}
+    found["samples_per_s"] = {kind: ours.setting.batch / seconds for kind, seconds in medians.items()}
+    found["runtime_s"] = sum(map(sum, ours.times.values()))
+    return found
+
+
+def _record(params: EfficiencyParams, setting: Setting, device_name: str, ours: Contender,
+            contenders: list[Contender], env: dict[str, Any], started: str) -> Record:
+    finished = ours.error is None
+    total = sum(flops.parameters(ours.config).values())
+    return Record(
+        run_id=run_id(params, ours.name, setting, device_name), stage="efficiency", model=ours.name, seed=params.seed,
+        status="finished" if finished else "failed", error=ours.error,
+        params=record_params(params, setting, device_name),
+        timing=timing(ours, contenders) if finished else {},
+        memory={f"{kind}_peak_bytes": ours.peaks[kind] for kind in ("train", "infer")} if finished else {},
+        flops=Flops(value=sum(flops.flops(ours.config, setting.batch, setting.length).values()), method="analytic"),
+        parameters=Parameters(total=total, trainable=total),
+        env={**env, "attention_kernels": ours.kernels}, code=code(), started=started, ended=now(),
+    )
