@@ -1,0 +1,93 @@
+"""statistics.py against numpy and scipy, and properties that must hold for any scores."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from fnetlib import published
+from fnetlib.statistics import agreement, paired, prediction_interval, recovery, summarise
+
+scores = st.floats(-1, 1, allow_nan=False, width=32)
+
+
+def test_summary_is_numpys_mean_and_sample_deviation_and_scipys_bootstrap():
+    x = np.array([0.31, 0.35, 0.29, 0.33, 0.40])
+    found = summarise(x)
+    reference = stats.bootstrap((x,), np.mean, n_resamples=9999, method="percentile", random_state=1).confidence_interval
+    assert (found.mean, found.sd, found.n) == (pytest.approx(x.mean()), pytest.approx(x.std(ddof=1)), 5)
+    assert found.low == pytest.approx(reference.low, abs=0.003)
+    assert found.high == pytest.approx(reference.high, abs=0.003)
+    assert summarise(x) == found  # seeded: the same records give the same table
+
+
+def test_one_run_has_no_spread_and_none_has_no_mean():
+    one = summarise([0.4])
+    assert (one.mean, one.sd, one.n, one.low, one.high) == (0.4, None, 1, None, None)
+    assert summarise([None, math.nan]) == summarise([])
+    assert summarise([]).mean is None and summarise([]).n == 0
+
+
+def test_runs_without_a_score_are_left_out_not_counted_as_zero():
+    found = summarise([0.5, None, 0.7, math.nan, math.inf])
+    assert found.n == 2 and found.mean == pytest.approx(0.6)
+
+
+@given(st.lists(scores, min_size=2, max_size=6))
+@settings(max_examples=25, deadline=None)
+def test_interval_holds_the_mean_and_lies_within_the_scores(values):
+    found = summarise(values)
+    slack = 1e-6
+    assert min(values) - slack <= found.low <= found.mean + slack
+    assert found.mean - slack <= found.high <= max(values) + slack
+
+
+def test_pairing_uses_common_seeds_only_and_removes_what_seeds_share():
+    ours, theirs = pd.Series({1: 0.5, 2: 0.6, 3: 0.9}), pd.Series({2: 0.5, 1: 0.4, 4: 0.0})
+    found = paired(ours, theirs)
+    assert found.n == 2 and found.mean == pytest.approx(0.1) and found.sd == pytest.approx(0, abs=1e-12)
+    assert paired(ours, pd.Series({7: 1.0})).n == 0
+
+
+@given(scores, scores, scores)
+def test_recovery_is_one_at_bert_zero_at_chance_and_undefined_where_bert_learned_nothing(score, bert, chance):
+    found = recovery(score, bert, chance)
+    if bert <= chance:
+        assert found is None
+    else:
+        assert recovery(bert, bert, chance) == 1 and recovery(chance, bert, chance) == 0
+        assert found * (bert - chance) == pytest.approx(score - chance, abs=1e-6)
+
+
+def test_recovery_of_unknown_parts_is_unknown():
+    assert recovery(None, 0.5, 0.0) is None and recovery(0.2, None, 0.0) is None and recovery(0.2, 0.5, None) is None
+
+
+def test_prediction_interval_is_the_t_interval_of_one_more_run():
+    x = [0.55, 0.57, 0.56, 0.58]
+    low, high = prediction_interval(x)
+    half = stats.t(df=3).ppf(0.975) * np.std(x, ddof=1) * math.sqrt(5 / 4)
+    assert (low, high) == (pytest.approx(np.mean(x) - half), pytest.approx(np.mean(x) + half))
+    assert prediction_interval([0.5]) is None
+
+
+def test_agreement():
+    x = [0.55, 0.57, 0.56]
+    assert agreement(0.5580, x) == "agrees"
+    assert agreement(0.70, x) == "published is above" and agreement(0.40, x) == "published is below"
+    assert agreement(0.0, [0.0, 0.0, 0.0]) == "agrees"  # a collapsed model, without spread
+    assert agreement(0.0001, [0.00006, 0.00006]) == "agrees"  # equal in the four decimals published
+    assert agreement(0.5, [0.5]).startswith("unknown")
+
+
+def test_published_numbers_keep_the_changes_the_study_stated():
+    """Throughput rises by about 30%, FLOs fall by about 25%, and runtime falls by the inverse of steps per second."""
+    ratios = published.study_ratios()
+    assert ((ratios.train_steps_per_s > 1.29) & (ratios.train_steps_per_s < 1.33)).all()
+    assert ((ratios.flops > 0.75) & (ratios.flops < 0.753)).all()
+    runtime = published.study().set_index(["model", "task"]).train_runtime_s
+    np.testing.assert_allclose(runtime.loc["bert"] / runtime.loc["fnet-naive"], ratios.train_steps_per_s, rtol=2e-3)
