@@ -12,16 +12,16 @@ from .results import GROUP, Results, footnotes, metric_title, model_key, tagged,
 from .tables import NONE, Table, average, eval_loss, heading, mean_sd, number, train_loss
 from .statistics import summarise
 
-SETTING = ["device_name", "shape", "precision", "mode"]
+SETTING = ["device_name", "shape", "tokens", "precision", "mode", "backend"]  # what the models of a section share
 KINDS = ("train", "infer")  # a training step; a forward pass
 
 
 def speed_frame(records: list[Record]) -> pd.DataFrame:
     """One row a measurement; ratios say how many times better ours is, memory and FLOPs are ours over BERT's."""
-    frame = pd.DataFrame([_measurement(r) for r in records], columns=_COLUMNS)
     same = [*SETTING, "length", "batch"]
+    frame = pd.DataFrame([_measurement(r) for r in sorted(records, key=lambda r: r.ended)], columns=_COLUMNS)
+    frame = frame.drop_duplicates([*same, "model"], keep="last")  # measured again with other repeats: the newest counts
     bert = frame[frame.model == "bert"].set_index(same)[_COUNTS]
-    bert = bert[~bert.index.duplicated()]
     joined = frame.join(bert, on=same, rsuffix="_bert")
     for name in _COUNTS:
         frame[f"{name}_vs_bert"] = joined[name].astype(float) / joined[f"{name}_bert"].astype(float)
@@ -42,7 +42,7 @@ def _measurement(record: Record) -> dict[str, Any]:
     row = {
         "run_id": record.run_id, "status": record.status, "error": record.error, "model": record.model,
         "device": record.env.get("device"), "device_name": record.env.get("device_name"),
-        **{name: params.get(name) for name in ("shape", "precision", "mode", "length", "batch")},
+        **{name: params.get(name) for name in (*SETTING[1:], "length", "batch")},
         **{name: record.memory.get(name) for name in _COUNTS[:2]},
         "flops": record.flops.value if record.flops else None,
     }
@@ -61,17 +61,24 @@ def speed(results: Results) -> Table:
     """Speed, memory and FLOPs beside BERT and beside the bound, on random inputs."""
     data = speed_frame(results.efficiency)
     sections = {}
-    for (device, shape, precision, mode), group in data.groupby(SETTING, sort=False, dropna=False):
-        sections[f"{device}: shape {shape}, {precision}, {mode}"] = _speed_section(group)
-    notes = ["*train* is a training step, *infer* a forward pass: how many times as fast as BERT (BERT 1.00, more is faster) and as the bound, the same model with the "
-             "mixing removed (at most 1.00 but for noise): median [quartiles] of ratios within interleaved rounds; n "
-             "rounds. Memory and FLOPs are ours over BERT's (less is better). Inputs are random tokens."]
+    for key, group in data.groupby(SETTING, sort=False, dropna=False):
+        sections[setting_title(key)] = _speed_section(group)
+    notes = ["*train* is a training step, *infer* a forward pass: how many times as fast as BERT (BERT 1.00, more is "
+             "faster) and as the bound, the same model with the mixing removed (at most 1.00 but for noise): median "
+             "[quartiles] of ratios within interleaved rounds; n rounds. Memory and FLOPs are "
+             "ours over BERT's (less is better). Inputs are random tokens."]
     if data.empty:
         notes = ["No efficiency records here: `04_efficiency` makes them."]
     elif not data.device.astype(str).str.startswith("cuda").all():
         notes.append("Times of a CPU are not shown: only ratios carry over to another machine. Its memory is not "
                      "measured.")
     return Table("speed", "Speed, memory and FLOPs", data, sections, notes)
+
+
+def setting_title(key: tuple) -> str:
+    device, shape, tokens, precision, mode, backend = key
+    chosen = "" if pd.isna(backend) or backend == "auto" else f", backend {backend}"
+    return f"{device}: shape {shape}, {tokens} tokens a step, {precision}, {mode}{chosen}"
 
 
 def _speed_section(group: pd.DataFrame) -> pd.DataFrame:
@@ -83,11 +90,12 @@ def _speed_section(group: pd.DataFrame) -> pd.DataFrame:
             rows.append({**row, "What went wrong": f"{r.status}: {(r.error or 'no reason stored').splitlines()[0]}"})
             continue
         for kind in KINDS:
-            row |= {f"{kind} × BERT": _spread(r, f"{kind}_vs_bert"), f"{kind} × bound": _spread(r, f"{kind}_vs_bound")}
+            row[f"{kind} × BERT"] = _spread(r, f"{kind}_vs_bert")
+            row[f"{kind} × bound"] = _spread(r, f"{kind}_vs_bound")
             if on_gpu:
                 row[f"{kind} ms"] = number(_times(getattr(r, f"{kind}_s"), 1000), 2)
                 row[f"{kind} memory"] = number(getattr(r, f"{kind}_peak_bytes_vs_bert"), 2)
-        rows.append({**row, "FLOPs": number(r.flops_vs_bert, 2), "n": f"{r.train_n:.0f}" if pd.notna(r.train_n) else NONE})
+        rows.append({**row, "FLOPs": number(r.flops_vs_bert, 2), "n": number(r.train_n, 0)})
     frame = pd.DataFrame(rows)
     return frame[[c for c in frame if c != "What went wrong"] + ["What went wrong"] * ("What went wrong" in frame)]
 
@@ -149,7 +157,7 @@ def _finetuning_row(group: pd.DataFrame) -> dict[str, Any]:
 def _finetuning_section(part: pd.DataFrame) -> pd.DataFrame:
     berts = part[part.label == "bert"]
     bert = berts.iloc[0] if len(berts) else None
-    metric = metric_title(next(iter(part.metric.dropna()), "score"))
+    metric = metric_title(part.metric)
     rows = []
     for _, r in part.iterrows():
         row = {"Model": r.label, f"{metric} (n)": mean_sd(r["mean"], r.sd, r.n)}
@@ -182,8 +190,8 @@ def published_speed(results: Results) -> Table:
         by_model = part.set_index("label")
         if task in published.study_ratios().index and {"bert", "fnet-naive"} <= set(by_model.index):
             rows.append({"teacher": teacher, "task": task, "device_name": device, **_ratios(task, by_model)})
-    columns = ["teacher", "task", "device_name", *(f"{who}_{name}" for name in _RATIOS for who in ("published", "ours"))]
-    data = pd.DataFrame(rows, columns=columns)
+    values = [f"{who}_{name}" for name in _RATIOS for who in ("published", "ours")]
+    data = pd.DataFrame(rows, columns=["teacher", "task", "device_name", *values])
     notes = [f"Published: {published.SOURCE}, bert-base-uncased on a Colab GPU, computed from its absolute numbers. "
              "Teacher, GPU and padding decide these ratios, so they compare in direction, not in value."]
     if data.empty:

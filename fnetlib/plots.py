@@ -1,0 +1,290 @@
+"""The report's figures. Every function returns a matplotlib Figure, closed, so that a notebook shows it once.
+
+A recipe has one colour in all of them (Okabe and Ito's palette, safe for colour-blind readers).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import zlib
+from collections.abc import Iterable
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from . import published
+from .records import Record
+from .results import (
+    GROUP, Results, cells, chance, data_tag, labels, metric_title, model_key, tagged, task_title, training_key,
+)
+from .tables import same_teacher, went_wrong
+from .tables_speed import SETTING, speed_frame
+
+WIDTH = 8.6  # inches: what GitHub shows without shrinking it much
+COLOURS = {"bert": "#000000", "fnet-naive": "#D55E00", "fnet-paper": "#E69F00", "fnet": "#0072B2",
+           "hybrid-2": "#009E73", "hybrid-1": "#56B4E9", "hybrid-3": "#CC79A7", "bound": "#8C8C8C"}
+_SPARE = ("#332288", "#88CCEE", "#999933", "#882255", "#44AA99", "#AA4499")
+STYLE = {"font.size": 9, "axes.titlesize": 10, "axes.spines.top": False, "axes.spines.right": False,
+         "axes.grid": True, "grid.alpha": 0.25, "legend.frameon": False, "legend.fontsize": 8, "figure.dpi": 100}
+
+
+def colour(name: str) -> str:
+    """The recipe's colour; recipes that are not among the named ones get one of the spare colours, always the same."""
+    base = re.split(r"[@ ]", name)[0]
+    return COLOURS.get(base) or _SPARE[zlib.crc32(base.encode()) % len(_SPARE)]
+
+
+def _panels(count: int, columns: int, height: float = 2.6, **kwargs: Any) -> tuple[Figure, list[Axes]]:
+    columns = max(1, min(columns, count))
+    rows = math.ceil(count / columns)
+    with plt.rc_context(STYLE):
+        figure, grid = plt.subplots(rows, columns, figsize=(WIDTH, rows * height + 0.6), squeeze=False,
+                                    layout="constrained", **kwargs)
+    axes = list(grid.flat)
+    for spare in axes[count:]:
+        spare.set_visible(False)
+    return figure, axes[:count]
+
+
+def _finish(figure: Figure, title: str, names: Iterable[str] = (), handles: list | None = None) -> Figure:
+    """Title, one legend below all panels, and close: pyplot must not show the figure a second time."""
+    figure.suptitle(title, fontsize=11)
+    names = sorted(set(names), key=model_key)
+    lines = [plt.Line2D([], [], color=colour(n), marker="o", mfc=_fill(n), ms=5, lw=1.8, ls=_dashes(n), label=n)
+             for n in names]
+    if handles := [*lines, *(handles or [])]:
+        figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False, fontsize=8)
+    plt.close(figure)
+    return figure
+
+
+def _dashes(name: str) -> str:
+    return ":" if "[" in name else "--" if "@" in name else "-"
+
+
+def _fill(name: str) -> str:
+    """Hollow markers are adapted models, and models with settings of their own."""
+    return "white" if "@" in name or "[" in name else colour(name)
+
+
+def _empty(title: str, why: str) -> Figure:
+    figure, (axis,) = _panels(1, 1, height=0.8)
+    axis.axis("off")
+    axis.text(0.5, 0.5, why, ha="center", va="center")
+    return _finish(figure, title)
+
+
+def _group_title(training: Any, teacher: Any, task: str) -> str:
+    return f"{task}, recipe {training}, teacher {str(teacher).split('/')[-1]}"
+
+
+def quality(results: Results) -> Figure:
+    """Every seed a point, the mean a bar, the constant predictor's floor and BERT's ceiling as lines."""
+    title = tagged("Score after the last epoch: every seed a point, bars are means", results.tag)
+    groups = list(results.finetune.groupby([*GROUP, "task"], sort=False, dropna=False))
+    if not groups:
+        return _empty(title, "no fine-tuning records")
+    figure, axes = _panels(len(groups), 3, height=3.2)
+    for axis, ((training, teacher, task), runs) in zip(axes, groups):
+        _strip(axis, runs)
+        axis.set_title(f"{task_title(task, runs.note)}\n{training}, {str(teacher).split('/')[-1]}", fontsize=9)
+        axis.set_ylabel(metric_title(runs.metric))
+    marks = [plt.Line2D([], [], color="#555555", marker="o", ls="", ms=5, label="one seed"),
+             plt.Line2D([], [], color="#555555", marker="o", ls="", ms=5, mfc="white", label="predicts one class"),
+             plt.Line2D([], [], color="#000000", lw=1, ls=":", label="BERT's mean"),
+             plt.Line2D([], [], color="#777777", lw=1, ls="--", label="chance (best constant)")]
+    return _finish(figure, title, handles=marks)
+
+
+def _strip(axis: Axes, runs: pd.DataFrame) -> None:
+    table = cells(runs)
+    for place, cell in enumerate(table.itertuples()):
+        part = runs[runs.label == cell.label].dropna(subset="last")
+        offsets = np.linspace(-0.18, 0.18, len(part)) if len(part) > 1 else [0.0]
+        for offset, run in zip(offsets, part.itertuples()):
+            axis.plot(place + offset, run.last, "o", ms=5, color=colour(cell.label),
+                      mfc="white" if run.degenerate else colour(cell.label), zorder=3)
+        if cell.n:
+            axis.hlines(cell.mean, place - 0.32, place + 0.32, color=colour(cell.label), lw=2)
+        if cell.diverged or cell.failed:
+            wrong = went_wrong(cell).split(", ")
+            axis.annotate("\n".join(w for w in wrong if "class" not in w), (place, 0.08), fontsize=7, ha="center",
+                          xycoords=("data", "axes fraction"), color=colour(cell.label), rotation=90, va="bottom")
+    floor, bert = chance(runs), table[table.label == "bert"]["mean"].dropna()
+    if floor is not None:
+        axis.axhline(floor, color="#777777", lw=1, ls="--", zorder=0)
+    if len(bert):
+        axis.axhline(bert.iloc[0], color="#000000", lw=1, ls=":", zorder=0)
+    axis.set_xticks(range(len(table)), list(table.label), rotation=40, ha="right", fontsize=8)
+    axis.set_xlim(-0.6, len(table) - 0.4)
+
+
+def loss_curves(records: list[Record]) -> Figure:
+    """Training and evaluation loss by epoch; thin lines are seeds, thick ones their mean. One row a task."""
+    title = tagged("Loss by epoch (thin: seeds, thick: mean)", data_tag(records))
+    groups = _curves(records)
+    if not groups:
+        return _empty(title, "no fine-tuning records with a history")
+    figure, axes = _panels(2 * len(groups), 2, height=2.4)
+    for row, (name, history) in enumerate(groups.items()):
+        for axis, column, word in zip(axes[2 * row:], ("train_loss", "eval_loss"), ("training", "evaluation")):
+            _lines(axis, history, column)
+            axis.set(title=name, ylabel=f"{word} loss")
+    return _finish(figure, title, _labels(groups))
+
+
+def metric_curves(records: list[Record]) -> Figure:
+    """The headline metric on the validation set by epoch; thin lines are seeds, the dashed line is chance."""
+    title = tagged("Validation score by epoch (thin: seeds, thick: mean)", data_tag(records))
+    groups = _curves(records)
+    if not groups:
+        return _empty(title, "no fine-tuning records with a history")
+    figure, axes = _panels(len(groups), 2, height=2.6)
+    for axis, (name, history) in zip(axes, groups.items()):
+        _lines(axis, history, "score")
+        axis.axhline(history.chance.dropna().max(), color="#777777", lw=1, ls="--", zorder=0)
+        axis.set(title=name, ylabel=metric_title(history.metric))
+    chance_line = [plt.Line2D([], [], color="#777777", lw=1, ls="--", label="chance")]
+    return _finish(figure, title, _labels(groups), chance_line)
+
+
+def _labels(groups: dict[str, pd.DataFrame]) -> set[str]:
+    return {name for history in groups.values() for name in history.label}
+
+
+def _curves(records: list[Record]) -> dict[str, pd.DataFrame]:
+    """Panel title -> one row an epoch of every run; the training recipe is named where there are several."""
+    groups: dict[tuple, list[dict[str, Any]]] = {}
+    records = [r for r in records if r.stage == "finetune" and r.metrics]
+    for r, name in zip(records, labels(records)):
+        key = (training_key(r.training), r.training, r.teacher.name if r.teacher else None, str(r.task))
+        metric = r.metrics.headline.name
+        rows = groups.setdefault(key, [])
+        rows += [{"label": name, "run": r.run_id, "metric": metric, "score": entry.get(metric),
+                  "chance": r.metrics.validation.get("chance"), "note": r.data.note if r.data else "",
+                  **{k: entry.get(k) for k in ("epoch", "train_loss", "eval_loss")}} for entry in r.metrics.history]
+    frames = {key: pd.DataFrame(rows) for key, rows in sorted(groups.items(), key=lambda item: str(item[0])) if rows}
+    return {_group_title(training, teacher, task_title(task, frame.note)): frame
+            for (_, training, teacher, task), frame in frames.items()}
+
+
+def _lines(axis: Axes, history: pd.DataFrame, column: str) -> None:
+    data = history.assign(value=history[column].astype(float), epoch=history.epoch.astype(float)).dropna(
+        subset=["value", "epoch"])
+    for name, runs in data.groupby("label"):
+        for _, run in runs.groupby("run"):
+            axis.plot(run.epoch, run.value, color=colour(name), lw=0.7, alpha=0.5, ls=_dashes(name))
+        mean = runs.groupby(runs.epoch.round(2)).value.mean()
+        axis.plot(mean.index, mean.values, color=colour(name), lw=2, ls=_dashes(name), marker="o", ms=3.5,
+                  mfc=_fill(name))
+    axis.set_xlabel("epoch")
+    axis.xaxis.get_major_locator().set_params(integer=True)
+
+
+def speed_by_length(results: Results) -> Figure:
+    """How many times as fast as BERT, by sequence length: medians with quartiles of interleaved rounds."""
+    title = "Speed against BERT by sequence length (more is faster; bars are quartiles)"
+    data = speed_frame(results.efficiency)
+    data = data.dropna(subset=["train_vs_bert", "infer_vs_bert"], how="all") if len(data) else data
+    if data.empty:
+        return _empty(title, "no efficiency records with a ratio to BERT")
+    groups = list(data.groupby(SETTING, sort=False, dropna=False))
+    figure, axes = _panels(2 * len(groups), 2, height=2.7)
+    for row, ((device, shape, tokens, precision, mode, _), group) in enumerate(groups):
+        for axis, kind, word in zip(axes[2 * row:], ("train", "infer"), ("training step", "inference")):
+            for name, part in group.groupby("model"):
+                _ratio_line(axis, part.sort_values("length"), f"{kind}_vs_bert", str(name))
+            axis.set(title=f"{word}: {shape}, {precision}, {mode}\n{tokens} tokens a step, {device}",
+                     xlabel="sequence length", ylabel="× BERT")
+            _length_axis(axis, sorted(group.length.unique()))
+    return _finish(figure, title, data.model)
+
+
+def _ratio_line(axis: Axes, part: pd.DataFrame, column: str, name: str) -> None:
+    ratio = part[column].astype(float)
+    bars = [(ratio - part[f"{column}_q25"].astype(float)).clip(lower=0).fillna(0),
+            (part[f"{column}_q75"].astype(float) - ratio).clip(lower=0).fillna(0)]
+    if name == "bert":
+        axis.axhline(1, color=colour(name), lw=1.5)
+        return
+    axis.errorbar(part.length.astype(float), ratio, yerr=bars, color=colour(name), marker="o", ms=4, lw=1.6, capsize=2)
+
+
+def _length_axis(axis: Axes, lengths: list[int]) -> None:
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(lengths, [str(n) for n in lengths])
+    axis.minorticks_off()
+
+
+def frontier(results: Results, length: int = 128) -> Figure:
+    """Score against training speed, both as measured: up and right is better. One panel a task and recipe."""
+    title = tagged("Quality against speed", results.tag)
+    setting, ratios = _reference_speeds(results, length)
+    table = cells(results.finetune)
+    shown = [bool(n) and re.split(r"[@ ]", name)[0] in ratios for n, name in zip(table.n, table.label)]
+    table = table.iloc[np.flatnonzero(shown)]
+    groups = list(table.groupby([*GROUP, "task"], sort=False, dropna=False))
+    if not groups:
+        return _empty(title, "needs fine-tuning and efficiency records of the same recipes")
+    figure, axes = _panels(len(groups), 3, height=2.8)
+    for axis, ((training, teacher, task), group) in zip(axes, groups):
+        for cell in group.itertuples():
+            spread = 0 if pd.isna(cell.sd) else cell.sd
+            axis.errorbar(ratios[re.split(r"[@ ]", cell.label)[0]], cell.mean, yerr=spread, marker="o", ms=7, capsize=2,
+                          color=colour(cell.label), mfc=_fill(cell.label))
+        axis.axhline(group.chance.dropna().max(), color="#777777", lw=1, ls="--", zorder=0)
+        axis.set_title(f"{task_title(task, group.note)}\n{training}, {str(teacher).split('/')[-1]}", fontsize=9)
+        axis.set(xlabel="training speed, × BERT", ylabel=metric_title(group.metric))
+        axis.margins(x=0.15)
+    return _finish(figure, f"{title}\nspeed of {setting}; scores: mean ± sd, dashed: chance", table.label)
+
+
+def _reference_speeds(results: Results, length: int) -> tuple[str, dict[str, float]]:
+    """Training speed against BERT of each recipe, in one setting: a GPU if there is one, fp32, eager, near `length`."""
+    data = speed_frame(results.efficiency)
+    data = data.dropna(subset="train_vs_bert") if len(data) else data
+    if data.empty:
+        return "", {}
+    rank = pd.DataFrame({"gpu": data.device == "cpu", "fp32": data.precision != "fp32",
+                         "eager": data["mode"] != "eager", "near": (data.length - length).abs()})
+    first = data.loc[rank.sort_values(list(rank)).index[0]]
+    same = data[(data[[*SETTING, "length"]].astype(str) == first[[*SETTING, "length"]].astype(str)).all(axis=1)]
+    shown = f"shape {first['shape']}, {first.length} tokens, {first.precision}, {first['mode']}, {first.device_name}"
+    return shown, {"bert": 1.0, **dict(zip(same.model, same.train_vs_bert.astype(float)))}
+
+
+def beside_published(results: Results) -> Figure:
+    """The 2023 study's single runs (diamonds) beside every seed of ours, same training recipe."""
+    title = tagged("The 2023 study's published scores beside ours", results.tag)
+    theirs = published.study()
+    ours = results.finetune[(results.finetune.training == published.TRAINING)
+                            & results.finetune.task.isin(theirs.task) & results.finetune.label.isin(theirs.model)]
+    if results.tag or ours.empty:
+        return _empty(title, "not compared: these records are not of GLUE with the study's recipe")
+    groups = list(ours.groupby(["teacher", "task"], sort=False))
+    figure, axes = _panels(len(groups), 3, height=2.8)
+    for axis, ((teacher, task), runs) in zip(axes, groups):
+        rows = theirs[theirs.task == task]
+        for place, row in enumerate(rows.itertuples()):
+            scores = runs[runs.label == row.model]["last"].dropna().astype(float)
+            axis.plot(place - 0.15, row.score, "D", ms=8, mfc="white", color=colour(row.model))
+            axis.plot(np.full(len(scores), place + 0.15), scores, "o", ms=5, alpha=0.6, color=colour(row.model))
+            if len(scores):
+                axis.hlines(scores.mean(), place + 0.03, place + 0.27, color=colour(row.model), lw=2)
+        floor = chance(runs)
+        if floor is not None:
+            axis.axhline(floor, color="#777777", lw=1, ls="--", zorder=0)
+        axis.set_xticks(range(len(rows)), list(rows.model))
+        axis.set(xlim=(-0.6, len(rows) - 0.4), ylabel=metric_title(rows.metric))
+        axis.set_title(f"{task_title(task, runs.note)}\nours: {str(teacher).split('/')[-1]}", fontsize=9)
+    if not ours.teacher.map(same_teacher).all():
+        title += f"\nteachers differ: theirs is {published.TEACHER}"
+    marks = [plt.Line2D([], [], color="#555555", marker="D", mfc="white", ls="", ms=7, label="published, 1 run"),
+             plt.Line2D([], [], color="#555555", marker="o", ls="", ms=5, label="ours, every seed; bar: mean"),
+             plt.Line2D([], [], color="#777777", lw=1, ls="--", label="chance")]
+    return _finish(figure, title, handles=marks)

@@ -1,0 +1,147 @@
+"""What others read of the results: `summary.json` with fixed names, and the generated parts of README.md."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from . import tables, tables_speed
+from .presets import names as preset_names
+from .results import (
+    GROUP, NoRecords, Results, ResultsError, cells, footnotes, load, metric_title, task_title, write_text,
+)
+from .tables import mean_sd, number, went_wrong
+
+BLOCK = re.compile(r"(<!-- generated:(?P<name>\S+) -->\n)(?P<body>.*?)(<!-- /generated -->)", re.DOTALL)
+
+
+def summary(results: Results) -> dict[str, Any]:
+    """Headline figures under fixed names: `quality_study.<task>.<model>` and so on = {mean, sd, n, recovery}.
+
+    Of several teachers, recipe `study` shows the preset's, every other recipe the one whose BERT is best at the task;
+    `about.teachers` names the choice.
+    """
+    data = cells(results.finetune)
+    found: dict[str, Any] = {"about": {"preset": results.name, "data": results.tag or "GLUE", "teachers": {},
+                                       "notes": [note.removeprefix("\\* ") for note in footnotes(results.finetune)]}}
+    for (training, task), group in data.groupby(["training", "task"], sort=False, dropna=False):
+        name = "quality" if training == "tuned" else f"quality_{training}"
+        teacher = _teacher(group, training, results)
+        found["about"]["teachers"].setdefault(name, {})[task] = teacher
+        found.setdefault(name, {})[task] = {
+            r.label: {"mean": _plain(r.mean), "sd": _plain(r.sd), "n": int(r.n), "recovery": _plain(r.recovery)}
+            for r in group[group.teacher == teacher].itertuples()}
+    return found
+
+
+def _teacher(group: pd.DataFrame, training: str, results: Results) -> str:
+    if training == "study" and results.preset.teacher in set(group.teacher):
+        return results.preset.teacher
+    berts = group[(group.label == "bert") & group["mean"].notna()]
+    if len(berts):
+        return berts.loc[berts["mean"].astype(float).idxmax(), "teacher"]
+    return group.teacher.value_counts().index[0]
+
+
+def _plain(value: Any) -> float | None:
+    return None if value is None or pd.isna(value) else round(float(value), 6)
+
+
+def write_summary(results: Results) -> Path:
+    path = write_text(results.folder / "summary.json", json.dumps(summary(results), indent=1) + "\n")
+    results.written += [path] * (path not in results.written)
+    return path
+
+
+def headline(results: Results) -> str:
+    """The findings as sentences; every number in them is from the records."""
+    lines = ["**SYNTHETIC data, not GLUE:** the quality figures below say nothing about GLUE."] * bool(results.tag)
+    data = cells(results.finetune)
+    for (training, teacher, task), group in data.groupby([*GROUP, "task"], sort=False, dropna=False):
+        metric = metric_title(group.metric)
+        where = f"- **{task_title(task, group.note)}** ({metric}; recipe `{training}`, teacher `{teacher}`): "
+        lines.append(where + "; ".join(_scored(r) for r in group.itertuples()) + ".")
+    lines += _speed_sentences(tables_speed.speed_frame(results.efficiency))
+    return "\n".join([*lines, *(f"\n{note}" for note in footnotes(results.finetune))]) + "\n"
+
+
+def _scored(cell: Any) -> str:
+    text = f"`{cell.label}` {mean_sd(cell.mean, cell.sd, cell.n).replace('(', '(n=')}"
+    if cell.label != "bert" and pd.notna(cell.recovery):
+        text += f", {number(100 * cell.recovery, 0)}% of BERT's lead over chance"
+    return text + (f" [{went_wrong(cell)}]" if went_wrong(cell) else "")
+
+
+def _speed_sentences(data: pd.DataFrame) -> list[str]:
+    """One sentence a setting, at its shortest and longest sequences."""
+    lines = []
+    data = data[data.model.ne("bert") & data.train_vs_bert.notna() & data.infer_vs_bert.notna()]
+    for key, group in data.groupby(tables_speed.SETTING, sort=False, dropna=False):
+        for length in sorted({group.length.min(), group.length.max()}):
+            parts = [f"`{r.model}` {number(r.train_vs_bert, 2)} and {number(r.infer_vs_bert, 2)}"
+                     for r in group[group.length == length].itertuples()]
+            lines.append(f"- **Speed** at length {length} ({tables_speed.setting_title(key)}), times BERT's in training "
+                         f"and inference: {'; '.join(parts)}.")
+    return lines
+
+
+def _markdown(build: Callable[[Results], tables.Table]) -> Callable[[Results], str]:
+    return lambda results: build(results).markdown(level=4)
+
+
+SECTIONS: dict[str, Callable[[Results], str]] = {
+    "headline": headline,
+    **{name: _markdown(build) for name, build in {
+        "quality": tables.quality, "runs": tables.runs, "differences": tables.differences, "missing": tables.missing,
+        "published": tables.compared, "speed": tables_speed.speed, "finetuning": tables_speed.finetuning,
+        "published-speed": tables_speed.published_speed}.items()},
+}
+
+
+def update_readme(path: str | Path, results: str | Path, check: bool = False) -> list[str]:
+    """Replace what stands between `<!-- generated:NAME -->` and `<!-- /generated -->`, NAME being a section and a
+    preset (`quality-minilm`), by what the records in `<results>/<preset>` give. With `check` nothing is written.
+
+    Returns the names of the blocks that were out of date. Raises ResultsError on a name or marker it cannot read.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ResultsError(f"{path}: no such file")
+    text = path.read_text()
+    if text.count("<!-- generated:") != len(BLOCK.findall(text)) or "<!-- /generated -->" in BLOCK.sub("", text):
+        raise ResultsError(f"{path}: each <!-- generated:NAME --> needs a line of its own and a <!-- /generated --> "
+                           "before the next")
+    loaded: dict[str, Results | None] = {}
+    stale = []
+
+    def replace(block: re.Match) -> str:
+        body = _section(block["name"], Path(results), loaded)
+        stale.extend([block["name"]] * (body != block["body"]))
+        return block[1] + body + block[4]
+
+    new = BLOCK.sub(replace, text)
+    if stale and not check:
+        write_text(path, new)
+    return stale
+
+
+def _section(name: str, results: Path, loaded: dict[str, Results | None]) -> str:
+    preset = next((p for p in sorted(preset_names(), key=len, reverse=True) if name.endswith(f"-{p}")), None)
+    section = name.removesuffix(f"-{preset}")
+    if preset is None or section not in SECTIONS:
+        raise ResultsError(f"generated:{name}: a section ({', '.join(SECTIONS)}), then a dash and a preset "
+                           f"({', '.join(preset_names())}) are expected")
+    if preset not in loaded:
+        try:
+            loaded[preset] = load(preset, results.resolve() / preset)
+        except NoRecords:
+            loaded[preset] = None
+    found = loaded[preset]
+    if found is None:
+        return f"*No records yet: `make report PRESET={preset}` makes them.*\n"
+    return SECTIONS[section](found)

@@ -1,0 +1,248 @@
+"""A results folder, read for the report: its records, what kind of data they saw, and one row a cell of the grid."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from .params import TASKS
+from .presets import Preset, load_preset
+from .provenance import find_root
+from .records import Record, RecordError, RecordStore, label
+from .statistics import recovery, summarise
+
+GROUP = ["training", "teacher"]  # what one table compares: the same training recipe, from the same teacher
+CELL = [*GROUP, "task", "label"]
+_ORDER = ("bert", "fnet-naive", "fnet-paper", "fnet", "hybrid", "bound")
+_TASK_TITLES = {"cola": "CoLA", "sst2": "SST-2", "mrpc": "MRPC", "stsb": "STS-B", "qqp": "QQP", "mnli": "MNLI",
+                "qnli": "QNLI", "rte": "RTE", "wnli": "WNLI"}
+_METRIC_TITLES = {"matthews_correlation": "MCC", "accuracy": "accuracy", "f1": "F1", "pearson": "Pearson r",
+                  "spearmanr": "Spearman r", "pearson_spearman": "mean of Pearson and Spearman r"}
+
+
+class ResultsError(RecordError):
+    """A results folder that no report can be made of; one line, shown without a traceback."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"{type(self).__name__}: {self}"]
+
+
+class NoRecords(ResultsError):
+    pass
+
+
+class MixedData(ResultsError):
+    pass
+
+
+def data_tag(records: Iterable[Record]) -> str:
+    """`synthetic` or nothing: what every title, table and file name made of these records must say.
+
+    Raises MixedData where synthetic and GLUE records lie together: no number may come from both.
+    """
+    records = [record for record in records if record.data]
+    synthetic = [record for record in records if record.data.source == "synthetic"]
+    real = [record for record in records if record.data.source != "synthetic"]
+    if synthetic and real:
+        raise MixedData(f"synthetic and GLUE records lie in one folder ({synthetic[0].run_id} beside "
+                        f"{real[0].run_id}); move one kind to a folder of its own")
+    return "synthetic" if synthetic else ""
+
+
+def tagged(title: str, tag: str) -> str:
+    """A title that says so where the data is synthetic."""
+    return f"{title} ({tag.upper()} data, not GLUE)" if tag else title
+
+
+@dataclass
+class Results:
+    """`finetune`: one row a run, see RecordStore.frame; models that differ in a setting have different labels."""
+
+    folder: Path
+    name: str
+    preset: Preset
+    finetune: pd.DataFrame
+    efficiency: list[Record]
+    tag: str
+    written: list[Path] = field(default_factory=list)
+
+    @property
+    def runs(self) -> list[Record]:
+        """The fine-tuning records, for the curves."""
+        return list(self.finetune.record)
+
+    def keep(self, item: Any, name: str = "") -> Any:
+        """Write a table (.md, .csv) or a figure (.png) where the report looks for it; returns it to be shown.
+
+        The file is called synthetic exactly where the title says so: speed is measured on no data set.
+        """
+        is_figure = hasattr(item, "savefig")
+        title = item.get_suptitle() if is_figure else item.title
+        stem = (name or item.name) + (f"-{self.tag}" if self.tag and self.tag.upper() in title else "")
+        if is_figure:
+            path = self.folder / "figures" / f"{stem}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            item.savefig(path, dpi=150, metadata={"Software": None})
+            paths = [path]
+        else:
+            texts = {".md": item.markdown(), ".csv": item.data.to_csv(index=False)}
+            paths = [write_text(self.folder / "tables" / f"{stem}{end}", text) for end, text in texts.items()]
+        self.written += [path for path in paths if path not in self.written]
+        return item
+
+
+def load(preset: str, results: str | Path = "auto") -> Results:
+    """Read every record of a preset's folder. Raises NoRecords, MixedData or RecordError, one line each."""
+    wanted = load_preset(preset)
+    root = find_root()
+    folder = root / (wanted.results if str(results) == "auto" else results)
+    store = RecordStore(folder)
+    finetune, efficiency = store.frame("finetune"), store.all("efficiency")
+    if finetune.empty and not efficiency:
+        raise NoRecords(f"{shown_paths([folder / 'runs'])}: no fine-tuning or efficiency records; "
+                        f"`make report PRESET={preset}` makes them")
+    runs = _ordered(finetune.assign(label=labels(list(finetune.record))))
+    return Results(folder, preset, wanted, runs, efficiency, data_tag(runs.record))
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write under a temporary name, then rename: a reader sees the old text or the new one, never half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(text)
+        os.chmod(temporary, path.stat().st_mode & 0o777 if path.exists() else 0o644)
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+    return path
+
+
+def settings(record: Record) -> dict[str, Any]:
+    """What must be equal for two runs of a model to be repetitions of one another: all but the seed."""
+    return {
+        **{name: value for name, value in record.params.items() if name not in ("seed", "task", "model", "training")},
+        "method": record.adapted.method if record.adapted else None,
+        "data": record.data.fingerprint if record.data else None,
+        "weights": record.teacher.fingerprint if record.teacher else None,
+    }
+
+
+def labels(records: list[Record]) -> list[str]:
+    """Names for tables. Runs that differ in more than the seed are no repetitions: they get what differs.
+
+    So `fnet` trained for 3 and for 5 epochs under one training recipe is `fnet [epochs=3]` and `fnet [epochs=5]`.
+    """
+    names = [label(record) for record in records]
+    groups: dict[tuple, list[int]] = {}
+    for i, record in enumerate(records):
+        teacher = record.teacher.name if record.teacher else None
+        groups.setdefault((record.training, teacher, record.task, names[i]), []).append(i)
+    for indices in groups.values():
+        found = {i: settings(records[i]) for i in indices}
+        keys = dict.fromkeys(key for values in found.values() for key in values)
+        differing = [key for key in keys if len({repr(values.get(key)) for values in found.values()}) > 1]
+        for i, values in found.items():
+            if differing:
+                names[i] += f" [{', '.join(f'{key}={values.get(key)}' for key in differing)}]"
+    return names
+
+
+def model_key(label: str) -> tuple:
+    """Sorts models as the story goes: BERT, the naive swaps, the repaired one, hybrids, the bound."""
+    base = re.split(r"[@ ]", label)[0]
+    place = next((i for i, name in enumerate(_ORDER) if base == name or base.startswith(f"{name}-")), len(_ORDER))
+    numbers = [float(x) for x in re.findall(r"\d+(?:\.\d+)?", label)]
+    return place, base, numbers, label
+
+
+def training_key(name: str | None) -> tuple:
+    return {"study": 0, "tuned": 1}.get(str(name), 2), str(name)
+
+
+def _ordered(runs: pd.DataFrame) -> pd.DataFrame:
+    keys = [(training_key(r.training), str(r.teacher), TASKS.index(r.task), model_key(r.label), r.seed)
+            for r in runs.itertuples()]
+    order = sorted(range(len(runs)), key=keys.__getitem__)
+    return runs.iloc[order].reset_index(drop=True)
+
+
+def chance(group: pd.DataFrame) -> float | None:
+    """The best constant predictor's headline value, as the runs stored it."""
+    stored = [r.metrics.validation.get("chance") for r in group.record if r.metrics]
+    return next((value for value in stored if value is not None), None)
+
+
+def cells(runs: pd.DataFrame) -> pd.DataFrame:
+    """One row per (training, teacher, task, model): scores over seeds, recovery, and every run that went wrong.
+
+    `n` counts the runs with a score; `runs` counts all. Collapsed runs (one class predicted) have a score and count.
+    """
+    rows = [_cell(dict(zip(CELL, key)), group) for key, group in runs.groupby(CELL, dropna=False, sort=False)]
+    frame = pd.DataFrame(rows, columns=[*CELL, *_CELL_VALUES])
+    bert = {(r.training, r.teacher, r.task, r.label): r.mean for r in frame.itertuples()}
+    frame["recovery"] = [recovery(_value(r.mean), _bert(bert, r), _value(r.chance)) for r in frame.itertuples()]
+    return frame
+
+
+_CELL_VALUES = ["metric", "chance", "mean", "sd", "n", "low", "high", "best_mean", "best_sd", "runs", "degenerate",
+                "diverged", "failed", "note"]
+
+
+def _cell(key: dict[str, Any], group: pd.DataFrame) -> dict[str, Any]:
+    score, best = summarise(group["last"]), summarise(group["best"])
+    status = group.status.value_counts()
+    return {
+        **key, "metric": next(iter(group.metric.dropna()), None), "chance": chance(group),
+        "mean": score.mean, "sd": score.sd, "n": score.n, "low": score.low, "high": score.high,
+        "best_mean": best.mean, "best_sd": best.sd, "runs": len(group),
+        "degenerate": int((group.degenerate == True).sum()),  # noqa: E712 (None where a run has no metrics)
+        "diverged": int(status.get("diverged", 0)), "failed": int(status.get("failed", 0)),
+        "note": "; ".join(sorted({note for note in group.note if note})),
+    }
+
+
+def _value(number: Any) -> float | None:
+    return None if number is None or pd.isna(number) else float(number)
+
+
+def _bert(means: dict[tuple, Any], row: Any) -> float | None:
+    """BERT's mean for a cell: with the same settings where there are several BERTs, else the only one there is."""
+    suffix = row.label[row.label.index(" ["):] if " [" in row.label else ""
+    group = (row.training, row.teacher, row.task)
+    berts = {key[3]: value for key, value in means.items()
+             if key[:3] == group and (key[3] == "bert" or key[3].startswith("bert ["))}
+    if f"bert{suffix}" in berts:
+        return _value(berts[f"bert{suffix}"])
+    return _value(next(iter(berts.values()))) if len(berts) == 1 else None
+
+
+def task_title(task: str, notes: Iterable[str] = ()) -> str:
+    """`QNLI`, or `QNLI*` where a footnote must be read (a train split that is a reconstruction)."""
+    return _TASK_TITLES.get(task, task) + ("*" if any(notes) else "")
+
+
+def metric_title(metrics: Iterable[str | None]) -> str:
+    """The first metric named, as tables call it; `score` where every run failed."""
+    name = next((m for m in metrics if isinstance(m, str)), "score")
+    return _METRIC_TITLES.get(name, name.replace("_", " "))
+
+
+def footnotes(runs: pd.DataFrame) -> list[str]:
+    """`* QNLI: note` for every task whose data a reader must know something about."""
+    pairs = runs[runs.note != ""][["task", "note"]].drop_duplicates()
+    return [f"\\* {task_title(task)}: {note}" for task, note in sorted(zip(pairs.task, pairs.note), key=str)]
+
+
+def shown_paths(paths: Iterable[Path]) -> str:
+    """Paths, one a line, from the project's root where they lie under it."""
+    root = find_root()
+    return "\n".join(str(path.relative_to(root) if path.is_relative_to(root) else path) for path in paths)

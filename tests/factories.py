@@ -1,0 +1,112 @@
+"""Fake records for tests of what reads records: valid in every field, with numbers that a test can predict."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fnetlib.params import STUDY
+from fnetlib.records import Adapted, Code, Data, Flops, Headline, Metrics, Parameters, Record, Teacher, make_run_id
+
+ENV = {"versions": {"python": "3.12.0", "torch": "2.11.0"}, "device": "cpu", "device_name": "test CPU",
+       "driver": None, "precision": "fp32", "compile": False}
+CODE = Code(commit="0" * 40, dirty=False, source="0" * 16)
+METRICS = {"cola": "matthews_correlation", "stsb": "pearson", "mrpc": "f1", "qqp": "f1"}
+CHANCE = {"cola": 0.0, "stsb": 0.0, "qnli": 0.505, "rte": 0.527}
+
+
+def _record(stage: str, model: str, seed: int, params: dict[str, Any], **fields: Any) -> Record:
+    data, teacher, task = fields.get("data"), fields.get("teacher"), fields.pop("task", None)
+    run_id = make_run_id(stage, task, model, seed, params, data.fingerprint if data else None,
+                         teacher.fingerprint if teacher else None)
+    base = {"status": "finished", "env": ENV, "code": CODE, "started": "2026-01-01T00:00:00+00:00",
+            "ended": "2026-01-01T00:01:00+00:00"}
+    return Record(run_id=run_id, stage=stage, model=model, seed=seed, task=task, params=params, **{**base, **fields})
+
+
+def finetune_record(
+    task: str = "cola", model: str = "bert", seed: int = 1, score: float | None = 0.5, best: float | None = None,
+    training: str = "study", teacher: str = "minilm", source: str = "folder", note: str = "", status: str = "finished",
+    degenerate: bool = False, minutes: float | None = None, shared: bool = False, steps_per_s: float = 10.0,
+    chance: float | None = None, epochs: int = 3, gpu: bool = True, error: str | None = None, **params: Any,
+) -> Record:
+    """A fine-tuning run; `status="failed"` has no metrics, `score=None` is a diverged run without a score."""
+    name = METRICS.get(task, "accuracy")
+    floor = CHANCE.get(task, 0.5) if chance is None else chance
+    best = score if best is None else best
+    history = [
+        {"epoch": e + 1.0, "step": 100 * (e + 1), "train_loss": (1.2 - (score or 0)) / (e + 1),
+         "eval_loss": 0.9 - (score or 0) / 2 + 0.05 * e,
+         name: None if score is None else floor + (score - floor) * (e + 1) / epochs}
+        for e in range(epochs)
+    ]
+    metrics = Metrics(headline=Headline(name=name, last=score, best=best),
+                      validation={name: score, "chance": floor}, history=history,
+                      predicted={"0": 100} if degenerate else {"0": 50, "1": 50}, degenerate=degenerate)
+    timing = {"train_runtime_s": 300 / steps_per_s, "train_steps_per_s": steps_per_s,
+              "train_samples_per_s": 16 * steps_per_s, "eval_runtime_s": 2.0, "eval_steps_per_s": 50.0,
+              "eval_samples_per_s": 800.0, "shared": shared}
+    adapted = Adapted(minutes=minutes, method="distil", run_id="adapt-x") if minutes is not None else None
+    return _record(
+        "finetune", model, seed, {**STUDY, "precision": "fp32", "adapted": minutes, "training": training, **params},
+        task=task, training=training, status=status, error=error, adapted=adapted,
+        teacher=Teacher(name=teacher, source="package", fingerprint=f"{teacher:0<16}"[:16]),
+        data=Data(source=source, revision=None, fingerprint=f"{source}-{task}", note=note,
+                  sizes={"train": 1600, "validation": 100}),
+        metrics=None if status == "failed" else metrics, timing={} if status == "failed" else timing,
+        memory={"peak_bytes": 2**30 if gpu else None}, flops=Flops(value=1e14, method="trainer"),
+        parameters=Parameters(total=1000, trainable=1000),
+        env={**ENV, "device": "cuda", "device_name": "test GPU"} if gpu else ENV,
+    )
+
+
+def efficiency_record(
+    model: str = "fnet", length: int = 128, precision: str = "fp32", mode: str = "eager", speedup: float = 1.3,
+    bound: float | None = 0.9, gpu: bool = False, status: str = "finished", error: str | None = None,
+    shape: str = "bert-base", tokens: int = 4096, backend: str = "auto", repeats: int = 5,
+    ended: str = "2026-01-01T00:01:00+00:00",
+) -> Record:
+    """A measurement whose BERT takes 1 s a training step and 0.4 s an inference step."""
+    params = {"shape": shape, "length": length, "batch": max(1, tokens // length), "tokens": tokens,
+              "precision": precision, "mode": mode, "backend": backend, "repeats": repeats, "warmup": 2}
+
+    def spread(value: float) -> dict[str, float]:
+        return {"median": value, "q25": 0.97 * value, "q75": 1.04 * value}
+
+    def time(seconds: float) -> dict[str, float]:
+        return {"median_s": seconds, "q25_s": 0.98 * seconds, "q75_s": 1.02 * seconds, "n": 5}
+
+    timing: dict[str, Any] = {"train": time(1 / speedup), "infer": time(0.4 / speedup),
+                              "vs_bert": {"train": spread(speedup), "infer": spread(speedup)}}
+    if bound is not None:
+        timing["vs_bound"] = {"train": spread(bound), "infer": spread(bound)}
+    memory = {"train_peak_bytes": int(2**30 / speedup) if gpu else None,
+              "infer_peak_bytes": int(2**28 / speedup) if gpu else None}
+    return _record(
+        "efficiency", model, 0, params, status=status, error=error, timing=timing if status == "finished" else {},
+        memory=memory, flops=Flops(value=1e12 / speedup, method="analytic"), ended=ended,
+        parameters=Parameters(total=1000, trainable=1000),
+        env={**ENV, "device": "cuda", "device_name": "test GPU", "precision": precision} if gpu else
+        {**ENV, "precision": precision},
+    )
+
+
+def study_records(source: str = "folder", tasks: tuple[str, ...] = ("cola", "rte"), seeds: int = 5,
+                  training: str = "study", **fields: Any) -> list[Record]:
+    """A small grid: BERT, a naive swap that predicts one class, and a repaired one half-way between."""
+    records = []
+    for task in tasks:
+        floor = CHANCE[task]
+        lead = {"bert": 0.4, "fnet-naive": 0.0, "fnet": 0.2}
+        for model, gain in lead.items():
+            for seed in range(1, seeds + 1):
+                score = floor + gain + (0.01 * (seed - 3) if gain else 0.0)
+                records.append(finetune_record(
+                    task, model, seed, score, best=score + 0.01 if gain else score, source=source, training=training,
+                    degenerate=not gain, steps_per_s=10.0 if model == "bert" else 13.0, **fields))
+    return records
+
+
+def speed_records(lengths: tuple[int, ...] = (128, 512), **fields: Any) -> list[Record]:
+    ratios = {"bert": 1.0, "fnet-naive": 1.35, "fnet": 1.3, "bound": 1.6}
+    return [efficiency_record(model, length, speedup=1 + (ratio - 1) * (length / 128) ** 0.5 if ratio != 1 else 1.0,
+                              **fields) for model, ratio in ratios.items() for length in lengths]

@@ -1,0 +1,329 @@
+"""The report's tables, figures, summary and README blocks, from fake records."""
+
+import json
+import re
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import papermill
+import pytest
+from factories import efficiency_record, finetune_record, speed_records, study_records
+from matplotlib.figure import Figure
+
+from fnetlib import plots, readme, tables, tables_speed
+from fnetlib.params import AnalysisParams
+from fnetlib.records import RecordStore
+from fnetlib.results import MixedData, NoRecords, ResultsError, data_tag, labels, load, write_text
+
+NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "05_analysis.ipynb"
+NOTE = "train split rebuilt from SQuAD"
+
+
+@pytest.fixture
+def made(tmp_path):
+    """Records -> Results of a folder that holds them."""
+    def make(*records, preset="minilm"):
+        store = RecordStore(tmp_path / preset)
+        for record in records:
+            store.write(record)
+        return load(preset, tmp_path / preset)
+    return make
+
+
+def row(frame: pd.DataFrame, **where) -> pd.Series:
+    for name, value in where.items():
+        frame = frame[frame[name] == value]
+    assert len(frame) == 1
+    return frame.iloc[0]
+
+
+def test_quality_mean_spread_recovery_and_collapse(made):
+    table = tables.quality(made(*study_records()))
+    fnet = row(table.data, task="cola", label="fnet")
+    assert (fnet["mean"], fnet.n) == (pytest.approx(0.2), 5) and fnet.sd == pytest.approx(0.015811, abs=1e-6)
+    assert fnet.recovery == pytest.approx(0.5)
+    assert row(table.data, task="rte", label="fnet").recovery == pytest.approx(0.5)  # chance .527 is subtracted
+    naive = row(table.data, task="rte", label="fnet-naive")
+    assert naive.recovery == pytest.approx(0) and naive.degenerate == 5
+    text = table.markdown()
+    assert "0.200 ± 0.016 (5)" in text and "5 of 5 predict one class" in text and "RTE 0.527" in text
+
+
+def test_one_seed_has_a_dash_for_its_spread(made):
+    table = tables.quality(made(finetune_record(score=0.4)))
+    assert pd.isna(table.data.sd[0]) and table.data.n[0] == 1
+    assert "0.400 ± – (1)" in table.markdown() and "± 0.000" not in table.markdown()
+
+
+def test_diverged_and_failed_runs_stay_and_are_named(made):
+    results = made(finetune_record(model="bert", score=0.5), finetune_record(model="fnet", seed=1, score=0.3),
+                   finetune_record(model="fnet", seed=2, score=None, status="diverged"),
+                   finetune_record(model="fnet", seed=3, status="failed", error="CUDA out of memory"))
+    cell = row(tables.quality(results).data, label="fnet")
+    assert (cell.n, cell.runs, cell.diverged, cell.failed, cell["mean"]) == (1, 3, 1, 1, 0.3)
+    assert "1 of 3 diverged, 1 of 3 failed" in tables.quality(results).markdown()
+    runs = tables.runs(results)
+    assert "| 0.300 | diverged | failed | 1 |" in runs.markdown()
+    assert row(runs.data, seed=3).error == "CUDA out of memory"
+
+
+def test_recovery_is_undefined_where_bert_is_at_chance(made):
+    table = tables.quality(made(finetune_record(score=0.0), finetune_record(model="fnet", score=0.1)))
+    assert table.data.recovery.isna().all() and "Recovery is undefined" in table.markdown()
+
+
+def test_a_missing_chance_gives_no_recovery(made):
+    record = finetune_record(score=0.4)
+    validation = {"matthews_correlation": 0.4}
+    record = record.model_copy(update={"metrics": record.metrics.model_copy(update={"validation": validation})})
+    table = tables.quality(made(record))
+    assert table.data.recovery.isna().all() and "not recorded" in table.markdown()
+
+
+def test_other_settings_are_no_repetitions(made):
+    records = [finetune_record(model="fnet", score=0.2, learning_rate=1e-4),
+               finetune_record(model="fnet", score=0.4, learning_rate=2e-4), finetune_record(score=0.5)]
+    assert labels(records) == ["fnet [learning_rate=0.0001]", "fnet [learning_rate=0.0002]", "bert"]
+    data = tables.quality(made(*records)).data
+    assert list(data.n) == [1, 1, 1] and row(data, label="fnet [learning_rate=0.0002]").recovery == pytest.approx(0.8)
+
+
+def test_reconstructed_data_is_starred_and_footnoted_everywhere(made):
+    results = made(*study_records(tasks=("qnli", "cola"), note=NOTE))
+    for table in (tables.quality(results), tables.runs(results), tables.differences(results), tables.compared(results),
+                  tables_speed.finetuning(results)):
+        assert "QNLI*" in table.markdown() and f"\\* QNLI: {NOTE}" in table.markdown(), table.name
+    assert "QNLI*" in readme.headline(results)
+    assert "QNLI*" not in tables.quality(load_other(results, "")).markdown()
+
+
+def load_other(results, note):
+    folder = results.folder.parent / "other"
+    for record in study_records(tasks=("qnli",), note=note):
+        RecordStore(folder).write(record)
+    return load("minilm", folder)
+
+
+def test_synthetic_is_said_in_every_title_and_file_name(made):
+    results = made(*study_records(source="synthetic", training="quick"), *speed_records(), preset="quick")
+    made_of_data = [tables.quality, tables.runs, tables.differences, tables.missing, tables.compared,
+                    tables_speed.finetuning, tables_speed.published_speed]
+    for build in made_of_data:
+        table = results.keep(build(results))
+        assert "SYNTHETIC" in table.title, table.name
+    figures = {"quality": plots.quality(results), "loss-curves": plots.loss_curves(results.runs),
+               "metric-curves": plots.metric_curves(results.runs), "frontier": plots.frontier(results),
+               "published": plots.beside_published(results)}
+    for name, figure in figures.items():
+        results.keep(figure, name)
+        assert "SYNTHETIC" in figure.get_suptitle(), name
+    assert "SYNTHETIC" not in tables_speed.speed(results).title  # random inputs, no data set
+    assert len(results.written) == 2 * len(made_of_data) + len(figures)
+    assert all(path.stem.endswith("-synthetic") and path.stat().st_size for path in results.written)
+    assert tables.compared(results).data.empty and "Not compared" in tables.compared(results).markdown()
+    assert "SYNTHETIC" in readme.headline(results)
+
+
+def test_glue_titles_do_not_say_synthetic(made):
+    results = made(*study_records())
+    results.keep(tables.quality(results))
+    assert [p.name for p in results.written] == ["quality.md", "quality.csv"]
+    assert "synthetic" not in tables.quality(results).markdown().lower()
+
+
+def test_synthetic_and_glue_records_do_not_mix(made):
+    with pytest.raises(MixedData, match="synthetic and GLUE records lie in one folder"):
+        made(finetune_record(), finetune_record(source="synthetic", seed=2))
+    assert data_tag([efficiency_record()]) == ""
+
+
+def test_no_records_is_one_line_naming_folder_and_command(tmp_path):
+    with pytest.raises(NoRecords) as error:
+        load("quick", tmp_path / "nothing")
+    text = str(error.value)
+    assert "\n" not in text and "nothing/runs" in text and "make report PRESET=quick" in text
+
+
+def test_differences_are_paired_by_seed(made):
+    data = tables.differences(made(*study_records(tasks=("cola",)))).data
+    assert set(zip(data.label, data.minus)) == {("fnet-naive", "bert"), ("fnet", "bert"), ("fnet", "fnet-naive")}
+    against_bert = row(data, label="fnet", minus="bert")
+    assert against_bert["mean"] == pytest.approx(-0.2) and against_bert.n == 5
+    assert against_bert.low == pytest.approx(-0.2)  # the seeds' common part cancels
+    naive = row(data, label="fnet", minus="fnet-naive")
+    assert naive.low < naive["mean"] < naive.high
+
+
+def test_missing_cells_are_listed(made):
+    results = made(*study_records(tasks=("cola",)))
+    data = tables.missing(results).data
+    have = {("study", "cola", m, s) for m in ("bert", "fnet-naive", "fnet") for s in range(1, 6)}
+    assert set(map(tuple, data.values)) == set(results.preset.cells()) - have
+    assert f"15 of {len(results.preset.cells())} runs" in tables.missing(results).markdown()
+
+
+def test_published_beside_ours_another_teacher(made):
+    table = tables.compared(made(*study_records()))
+    cell = row(table.data, task="cola", model="bert")
+    assert (cell.published, cell.n, cell.check) == (0.558, 5, "other teacher")
+    assert cell.difference == pytest.approx(0.4 - 0.558)
+    assert "The teacher differs" in table.markdown()
+
+
+def test_published_beside_ours_the_same_teacher(made):
+    records = [finetune_record(score=0.55 + 0.01 * s, seed=s, teacher="bert-base-uncased") for s in range(4)]
+    records += [finetune_record(model="fnet-naive", score=0.3 + 0.001 * s, seed=s, teacher="bert-base-uncased")
+                for s in range(4)]
+    table = tables.compared(made(*records, preset="bert-base"))
+    assert row(table.data, model="bert").check == "agrees"
+    assert row(table.data, model="fnet-naive").check == "published is below"
+    assert "teacher differs" not in table.markdown()
+
+
+def test_other_recipes_are_not_compared_with_the_study(made):
+    assert tables.compared(made(*study_records(training="tuned"))).data.empty
+
+
+def test_finetuning_changes_against_bert_and_shared_devices(made):
+    results = made(*study_records(tasks=("cola",)), *study_records(tasks=("rte",), shared=True))
+    text = tables_speed.finetuning(results).markdown()
+    assert "13.00 (+30.0%)" in text and "23.1 (−23.1%)" in text
+    rte = tables_speed.finetuning(results).data.query("task == 'rte'")
+    assert rte.train_steps_per_s.isna().all() and (rte.n_timed == 0).all() and "*shared*" in text
+    ratios = tables_speed.published_speed(results).data.set_index("task")
+    assert ratios.ours_train_steps_per_s["cola"] == pytest.approx(1.3) and pd.isna(ratios.ours_train_steps_per_s["rte"])
+    assert ratios.published_train_steps_per_s["cola"] == pytest.approx(11 / 8.449)
+
+
+def test_speed_ratios_memory_and_failures(made):
+    table = tables_speed.speed(made(*speed_records(gpu=True), efficiency_record(
+        "hybrid-2", 512, status="failed", error="out of memory", gpu=True)))
+    fnet = row(table.data, model="fnet", length=128)
+    assert fnet.train_vs_bert == pytest.approx(1.3) and fnet.flops_vs_bert == pytest.approx(1 / 1.3)
+    assert fnet.train_peak_bytes_vs_bert == pytest.approx(1 / 1.3, rel=1e-6)
+    text = table.markdown()
+    assert "1.30 [1.26, 1.35]" in text and "failed: out of memory" in text and "train ms" in text
+
+
+def test_speed_settings_stay_apart_and_the_newest_measurement_counts(made):
+    again = efficiency_record(speedup=1.5, repeats=9, ended="2026-02-01T00:00:00+00:00")
+    results = made(efficiency_record(), again, efficiency_record(speedup=2.0, backend="fft"))
+    data = tables_speed.speed(results).data
+    assert sorted(data.train_vs_bert) == [1.5, 2.0]
+    assert any(title.endswith("backend fft") for title in tables_speed.speed(results).sections)
+
+
+def test_a_cpu_shows_ratios_but_no_times_and_absent_ratios_are_dashes(made):
+    text = tables_speed.speed(made(*speed_records(), efficiency_record("hybrid-2", bound=None))).markdown()
+    assert " ms |" not in text and "memory |" not in text and "1.30 [1.26, 1.35]" in text
+    assert "nan" not in text
+
+
+@pytest.mark.parametrize("records", [[], study_records(tasks=("cola",), seeds=1), speed_records(),
+                                     [finetune_record(status="failed", error="x")],
+                                     [efficiency_record(status="failed", error="x")],
+                                     [finetune_record(model="fnet", score=0.1)]],
+                         ids=["fnet+speed", "quality only", "speed only", "failed only", "failed speed", "no bert"])
+def test_everything_is_made_of_partial_records(made, records):
+    results = made(*(records or [finetune_record(model="fnet"), efficiency_record()]))
+    for name, build in readme.SECTIONS.items():
+        text = build(results)
+        assert not re.search(r"\b(nan|None|NaN|inf)\b", text), name
+    for figure in (plots.quality(results), plots.loss_curves(results.runs), plots.metric_curves(results.runs),
+                   plots.speed_by_length(results), plots.frontier(results), plots.beside_published(results)):
+        assert isinstance(figure, Figure)
+        results.keep(figure, "figure")
+
+
+def test_every_recipe_keeps_one_colour():
+    assert plots.colour("fnet") == plots.colour("fnet@2min") == plots.colour("fnet [epochs=3]")
+    assert len({plots.colour(m) for m in ("bert", "fnet-naive", "fnet-paper", "fnet", "hybrid-2", "bound")}) == 6
+    assert plots.colour("hybrid-at-4-5") == plots.colour("hybrid-at-4-5")
+
+
+def test_curves_show_every_seed_and_the_mean():
+    figure = plots.metric_curves(study_records(tasks=("cola",), seeds=3))
+    solid = [line for line in figure.axes[0].lines if len(line.get_xdata()) == 3]
+    assert len(solid) == 3 * (3 + 1)  # three models: three seeds and a mean each
+
+
+def test_summary_has_the_fixed_names(made):
+    adapted = [finetune_record(model="fnet", seed=s, score=0.3, training="tuned", minutes=2.0) for s in (1, 2)]
+    tuned = [finetune_record(seed=s, score=0.4 + s / 10, training="tuned", teacher=t)
+             for s, t in ((1, "minilm"), (0, "worse"))]
+    results = made(*study_records(), *adapted, *tuned, finetune_record(training="quick", score=0.3))
+    path = readme.write_summary(results)
+    found = json.loads(path.read_text())
+    assert path == results.folder / "summary.json" and path in results.written
+    assert found["quality_study"]["cola"]["fnet"] == {"mean": 0.2, "sd": 0.015811, "n": 5, "recovery": 0.5}
+    assert found["quality"]["cola"]["fnet@2min"] == {"mean": 0.3, "sd": 0.0, "n": 2, "recovery": 0.6}
+    assert found["quality"]["cola"]["bert"]["mean"] == 0.5 and found["about"]["teachers"]["quality"]["cola"] == "minilm"
+    assert found["quality_quick"]["cola"]["bert"] == {"mean": 0.3, "sd": None, "n": 1, "recovery": 1.0}
+    assert found["about"]["data"] == "GLUE"
+
+
+def test_written_text_is_whole_and_leaves_nothing_behind(tmp_path, monkeypatch):
+    path = write_text(tmp_path / "a" / "x.md", "old")
+    monkeypatch.setattr("os.replace", lambda *a: (_ for _ in ()).throw(OSError("killed")))
+    with pytest.raises(OSError):
+        write_text(path, "new")
+    assert path.read_text() == "old" and list(path.parent.iterdir()) == [path]
+
+
+README = "# Title\n\n<!-- generated:quality-minilm -->\nold\n<!-- /generated -->\n\nby hand\n\n" \
+         "<!-- generated:headline-bert-base -->\n<!-- /generated -->\nend\n"
+
+
+def test_readme_round_trip_and_check(made, tmp_path):
+    results = made(*study_records())
+    path = tmp_path / "README.md"
+    path.write_text(README)
+    both = ["quality-minilm", "headline-bert-base"]
+    assert readme.update_readme(path, tmp_path, check=True) == both and path.read_text() == README
+    assert readme.update_readme(path, tmp_path) == both
+    text = path.read_text()
+    assert "0.200 ± 0.016 (5)" in text and "old" not in text and "by hand" in text and text.endswith("end\n")
+    assert "make report PRESET=bert-base" in text  # no records yet: it says so
+    assert readme.update_readme(path, tmp_path, check=True) == [] == readme.update_readme(path, tmp_path)
+    RecordStore(results.folder).write(finetune_record(seed=9, score=0.9))
+    assert readme.update_readme(path, tmp_path, check=True) == ["quality-minilm"]
+    path.write_text(text.replace("0.200", "0.250"))  # edited by hand
+    assert "quality-minilm" in readme.update_readme(path, tmp_path, check=True)
+
+
+@pytest.mark.parametrize("text", ["<!-- generated:nonsense-minilm -->\n<!-- /generated -->",
+                                  "<!-- generated:quality-nopreset -->\n<!-- /generated -->",
+                                  "<!-- generated:quality-minilm -->\nno end",
+                                  "<!-- generated:quality-minilm -->\n<!-- generated:runs-minilm -->\n"
+                                  "<!-- /generated -->",
+                                  "<!-- /generated -->"])
+def test_readme_marks_that_cannot_be_read_are_errors(tmp_path, text):
+    path = tmp_path / "README.md"
+    path.write_text(text)
+    with pytest.raises(ResultsError):
+        readme.update_readme(path, tmp_path)
+    assert path.read_text() == text
+
+
+def test_notebook_parameters_are_those_of_the_code():
+    source = nbformat.read(NOTEBOOK, as_version=4)
+    cell = next(c for c in source.cells if "parameters" in c.metadata.get("tags", []))
+    expected = [f'{name}: str = "{field.default}"  # {field.description}'
+                for name, field in AnalysisParams.model_fields.items()]
+    assert cell.source.splitlines() == expected
+    assert all(not c.get("outputs") and c.get("execution_count") is None for c in source.cells)
+
+
+def test_notebook_makes_the_report(tmp_path):
+    results = tmp_path / "results"
+    for record in [*study_records(tasks=("cola",), seeds=2, source="synthetic", training="quick"), *speed_records()]:
+        RecordStore(results).write(record)
+    papermill.execute_notebook(NOTEBOOK, tmp_path / "out.ipynb", {"preset": "quick", "results": str(results)},
+                               progress_bar=False, cwd=tmp_path)
+    written = {str(p.relative_to(results)) for p in results.rglob("*") if p.is_file() and "runs" != p.parent.name}
+    assert {"summary.json", "tables/quality-synthetic.md", "tables/quality-synthetic.csv", "tables/speed.md",
+            "figures/quality-synthetic.png", "figures/loss-curves-synthetic.png"} <= written
+    outputs = [o for c in nbformat.read(tmp_path / "out.ipynb", as_version=4).cells for o in c.get("outputs", [])]
+    assert sum("image/png" in o.get("data", {}) for o in outputs) == 6  # each figure once
+    assert not any(o.output_type == "error" for o in outputs)
