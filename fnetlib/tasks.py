@@ -155,7 +155,14 @@ def _from_folder(task: Task, folder: Path) -> tuple[dict[str, Dataset], str]:
     for path in paths.values():
         if not path.is_file():
             raise ParameterError(f"data: no {path.parent.name}/{path.name} in folder {folder}")
-    return {split: Dataset.from_parquet(str(path)) for split, path in paths.items()}, note
+    return {split: _read(path) for split, path in paths.items()}, note
+
+
+def _read(path: Path) -> Dataset:
+    try:
+        return Dataset.from_parquet(str(path))
+    except Exception as error:  # pyarrow's and datasets' own kinds: empty, cut short, not parquet
+        raise ParameterError(f"data: {path} is empty or not a parquet file ({type(error).__name__})") from None
 
 
 def _take(data: Dataset, size: int) -> Dataset:
