@@ -36,6 +36,8 @@ def finetune(params: FinetuneParams) -> list[Record]:
     Raises ParameterError for bad inputs before anything is trained. A run that breaks is recorded as `failed` and
     raises after the others have run.
     """
+    if params.precision == "fp16" and not torch.cuda.is_available():
+        raise ParameterError("precision: 'fp16' needs a GPU; on this CPU one of: fp32, bf16")
     data = load_task(params.task, params.data, params.train_size, params.eval_size)
     teacher = load_teacher(params.teacher)
     for model in params.models:
@@ -154,7 +156,7 @@ def make_trainer(params: FinetuneParams, data: TaskData, teacher: Teacher, stude
     if len(validation) == 1:
         validation = next(iter(validation.values()))
     arguments = TrainingArguments(
-        output_dir=str(work), num_train_epochs=params.epochs, learning_rate=params.learning_rate,
+        output_dir=str(work), use_cpu=not torch.cuda.is_available(), num_train_epochs=params.epochs, learning_rate=params.learning_rate,
         per_device_train_batch_size=params.batch_size, per_device_eval_batch_size=EVAL_BATCH_SIZE,
         gradient_accumulation_steps=params.accumulate, weight_decay=params.weight_decay, warmup_steps=params.warmup,
         lr_scheduler_type="linear", bf16=params.precision == "bf16", fp16=params.precision == "fp16",
@@ -229,15 +231,27 @@ def epochs(log: list[dict[str, float]]) -> list[dict[str, Any]]:
 
 
 class TimedCheckpoint(TrainerCallback):
-    """Ask for a checkpoint every so many minutes: short runs write none, long ones lose little to a kill."""
+    """Ask for a checkpoint every so many minutes: short runs write none, long ones lose little to a kill.
+
+    At an epoch's last step it waits for the evaluation, so that a resumed run has that epoch's scores. (The training
+    loss logged for an epoch that was resumed midway is the mean over its remaining steps.)
+    """
 
     def __init__(self, minutes: float):
         self.seconds, self.last = minutes * 60, time.monotonic()
 
     def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step % (state.max_steps // state.num_train_epochs):
+            self._save_if_due(state, control)
+        return control
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        self._save_if_due(state, control)
+        return control
+
+    def _save_if_due(self, state, control) -> None:
         if time.monotonic() - self.last >= self.seconds and state.global_step < state.max_steps:
             control.should_save, self.last = True, time.monotonic()
-        return control
 
 
 class EpochLine(TrainerCallback):

@@ -1,0 +1,227 @@
+"""Fine-tuning: a record per run, resume equal to uninterrupted, accumulation, all nine tasks, failures recorded."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import TrainerCallback
+
+from fnetlib import finetune as module
+from fnetlib.finetune import epochs, finetune, in_words, last_checkpoint, make_trainer, record_path, scores
+from fnetlib.params import TASKS, FinetuneParams, ParameterError
+from fnetlib.records import RecordStore
+from fnetlib.tasks import load_task
+from fnetlib.teacher import load_teacher
+from fnetlib.transfer import build_student
+
+
+@pytest.fixture
+def params(tiny_teacher_folder, tmp_path):
+    def make(**values) -> FinetuneParams:
+        return FinetuneParams.parse({
+            "task": "rte", "model": "fnet", "seeds": "1", "teacher": tiny_teacher_folder, "data": "synthetic",
+            "results": str(tmp_path / "results"), "epochs": 2, "learning_rate": 1e-3, "train_size": 48,
+            "eval_size": 32, "max_length": 48} | values)
+    return make
+
+
+def weights(params: FinetuneParams, work, callbacks=(), resume=None) -> dict[str, torch.Tensor]:
+    data = load_task(params.task, params.data, params.train_size, params.eval_size)
+    teacher = load_teacher(params.teacher)
+    student, _ = build_student(teacher, params.model, seed=params.all_seeds[0], num_labels=data.task.num_labels)
+    trainer = make_trainer(params, data, teacher, student, params.all_seeds[0], work)
+    for callback in callbacks:
+        trainer.add_callback(callback)
+    trainer.train(resume_from_checkpoint=resume)
+    return {name: tensor.clone() for name, tensor in student.state_dict().items()}
+
+
+def test_one_record_a_run_and_none_twice(params, tmp_path, monkeypatch):
+    asked = params(model="bert,fnet", seeds="1,2")
+    first = finetune(asked)
+    assert [(r.model, r.seed) for r in first] == [("bert", 1), ("fnet", 1), ("bert", 2), ("fnet", 2)]
+    store = RecordStore(tmp_path / "results")
+    assert sorted(r.run_id for r in store.all()) == sorted(r.run_id for r in first)
+    assert not list((tmp_path / "results" / "work").glob("*"))
+    monkeypatch.setattr(module, "_train", lambda *a: pytest.fail("computed again"))
+    assert finetune(asked) == first
+    assert record_path(asked, first[0]).is_file()
+
+
+def test_a_record_holds_what_a_table_needs(params):
+    record = finetune(params())[0]
+    assert record.status == "finished" and record.data.source == "synthetic" and record.training == "custom"
+    assert record.metrics.headline.name == "accuracy" and record.metrics.headline.last == record.metrics.history[-1]["accuracy"]
+    assert record.metrics.headline.best == max(e["accuracy"] for e in record.metrics.history)
+    assert [e["epoch"] for e in record.metrics.history] == [1, 2] and record.metrics.history[-1]["step"] == 6
+    assert all(np.isfinite([e["train_loss"], e["eval_loss"]]).all() for e in record.metrics.history)
+    assert sum(record.metrics.predicted.values()) == 32 and set(record.metrics.predicted) <= {"entailment", "not_entailment"}
+    assert record.metrics.validation["accuracy"] == record.metrics.headline.last and 0.5 <= record.metrics.validation["chance"] < 1
+    assert record.params["learning_rate"] == 1e-3 and record.transfer["copied"]["tensors"] > 20
+    assert record.flops.value > 0 and record.timing["train_steps_per_s"] > 0 and record.parameters.total > 10_000
+    assert record.code.source and record.env["versions"]["transformers"]
+
+
+def test_same_seed_same_result_other_seed_other_result(params, tmp_path):
+    one = finetune(params())[0]
+    again = finetune(params(results=str(tmp_path / "again")))[0]
+    assert one.metrics == again.metrics and one.run_id == again.run_id
+    assert finetune(params(seeds="2"))[0].metrics.history != one.metrics.history
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_all_nine_tasks(params, task):
+    record = finetune(params(task=task, epochs=1, train_size=16, eval_size=16))[0]
+    assert record.status == "finished" and record.metrics.headline.last is not None
+    if task == "mnli":
+        assert {"accuracy", "mismatched_accuracy", "mismatched_loss"} <= set(record.metrics.validation)
+        assert record.metrics.history[0]["accuracy"] == record.metrics.validation["accuracy"]
+        assert sum(record.metrics.predicted.values()) == 16
+    if task == "stsb":
+        assert {"pearson", "spearmanr"} <= set(record.metrics.validation)
+
+
+class KillAfter(TrainerCallback):
+    """Stands for a kill: training breaks off after a step, without any clean-up."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("step", [2, 4])
+def test_resumed_run_equals_the_uninterrupted_one(params, tmp_path, step):
+    """Dropout is on, so that the random state must come back too."""
+    asked = params(checkpoint_minutes=0)
+    whole = weights(asked, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        weights(asked, tmp_path / "broken", [KillAfter(step + 1)])
+    checkpoint = last_checkpoint(tmp_path / "broken")
+    assert checkpoint is not None
+    resumed = weights(asked, tmp_path / "broken", resume=checkpoint)
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, resumed[name]), name
+
+
+def test_a_killed_run_goes_on_and_its_record_equals_the_whole_ones(params, tmp_path, monkeypatch):
+    whole = finetune(params())[0]
+    asked = params(results=str(tmp_path / "killed"), checkpoint_minutes=0)
+    original, steps = module.TimedCheckpoint.on_step_end, []
+
+    def breaks(self, args, state, control, **kwargs):
+        steps.append(state.global_step)
+        if state.global_step == 4 and len(steps) == 4:
+            raise KeyboardInterrupt
+        return original(self, args, state, control, **kwargs)
+
+    monkeypatch.setattr(module.TimedCheckpoint, "on_step_end", breaks)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(asked)
+    assert not RecordStore(tmp_path / "killed").all()
+    resumed = finetune(asked)[0]
+    assert steps == [1, 2, 3, 4, 4, 5, 6]  # went on after step 3, whose checkpoint is the last
+    assert resumed.metrics == whole.metrics and resumed.run_id == whole.run_id
+
+
+def test_half_written_checkpoints_are_passed_over(tmp_path):
+    assert last_checkpoint(tmp_path) is None
+    for step, whole in ((9, True), (10, False), (100, True)):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        if whole:
+            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
+    assert last_checkpoint(tmp_path).endswith("checkpoint-100")
+
+
+@pytest.mark.parametrize("model", ["bert", "fnet"])
+def test_accumulation_gives_the_same_gradients(params, tmp_path, model, tiny_teacher_folder):
+    """1 x 8 = 4 x 2: also for losses that a Trainer could take for already divided (trap of forward(**kwargs))."""
+    data = load_task("cola", "synthetic", 8, 8)
+    teacher, norms = load_teacher(tiny_teacher_folder), []
+
+    class Norms(TrainerCallback):
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            if "grad_norm" in (logs or {}):
+                norms.append(float(logs["grad_norm"]))
+
+    results = []
+    for batch, accumulate in ((8, 1), (2, 4)):
+        asked = params(task="cola", model=model, batch_size=batch, accumulate=accumulate, epochs=1, train_size=8, eval_size=8)
+        student, _ = build_student(teacher, model, seed=0, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+        trainer = make_trainer(asked, data, teacher, student, 0, tmp_path / f"{batch}")
+        trainer.add_callback(Norms())
+        trainer.train()
+        results.append({k: v.clone() for k, v in student.state_dict().items()})
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4)
+    for name, tensor in results[0].items():
+        assert torch.allclose(tensor, results[1][name], atol=2e-5), name
+
+
+def test_bf16_runs_and_is_recorded(params):
+    record = finetune(params(precision="bf16", epochs=1))[0]
+    assert record.env["precision"] == record.params["precision"] == "bf16" and record.status == "finished"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU runs fp16")
+def test_fp16_without_a_gpu_is_refused_before_anything_is_loaded(params, monkeypatch):
+    monkeypatch.setattr(module, "load_teacher", lambda name: pytest.fail("loaded"))
+    with pytest.raises(ParameterError, match="'fp16' needs a GPU; on this CPU one of: fp32, bf16"):
+        finetune(params(precision="fp16"))
+
+
+def test_a_diverged_run_is_a_record_with_that_status(params, monkeypatch):
+    forward = module.build_student
+
+    def broken(*args, **kwargs):
+        student, report = forward(*args, **kwargs)
+        torch.nn.init.constant_(student.classifier.weight, float("nan"))
+        return student, report
+
+    monkeypatch.setattr(module, "build_student", broken)
+    record = finetune(params())[0]
+    assert record.status == "diverged" and record.metrics.degenerate
+    assert record.metrics.history[-1]["eval_loss"] is None or not np.isfinite(record.metrics.history[-1]["eval_loss"])
+
+
+def test_a_failed_run_is_recorded_the_others_go_on_and_it_is_tried_again(params, tmp_path, monkeypatch):
+    build = module.build_student
+
+    def no_memory(teacher, model, **kwargs):
+        if model == "bert":
+            raise RuntimeError("CUDA out of memory.\nTried to allocate")
+        return build(teacher, model, **kwargs)
+
+    monkeypatch.setattr(module, "build_student", no_memory)
+    with pytest.raises(RuntimeError, match="rte/bert/seed 1: RuntimeError: CUDA out of memory"):
+        finetune(params(model="bert,fnet", epochs=1))
+    store = RecordStore(tmp_path / "results")
+    assert {r.model: r.status for r in store.all()} == {"bert": "failed", "fnet": "finished"}
+    monkeypatch.setattr(module, "build_student", build)
+    finetune(params(model="bert,fnet", epochs=1))
+    assert {r.model: r.status for r in store.all()} == {"bert": "finished", "fnet": "finished"}
+
+
+def test_force_runs_again(params):
+    first = finetune(params(epochs=1))[0]
+    second = finetune(params(epochs=1, force=True))[0]
+    assert second.metrics == first.metrics and second.run_id == first.run_id
+
+
+def test_a_recipe_that_the_teacher_is_too_small_for(params):
+    with pytest.raises(ParameterError, match="hybrid-9"):
+        finetune(params(model="hybrid-9"))
+
+
+def test_scores_and_words_come_from_the_records(params):
+    runs = finetune(params(model="bert,fnet", seeds="1,2", epochs=1))
+    table = scores(runs)
+    assert list(table["model"]) == ["bert", "fnet", "bert", "fnet"]
+    mean = np.mean([r.metrics.headline.last for r in runs if r.model == "fnet"])
+    assert f"fnet: accuracy {mean:.3f} over 2 seeds" in in_words(runs)
+
+
+def test_history_from_the_trainers_log():
+    log = [{"loss": 0.7, "epoch": 1.0, "step": 3, "learning_rate": 1e-5}, {"eval_loss": 0.6, "eval_accuracy": 0.5, "eval_runtime": 1.0, "eval_samples_per_second": 3.0, "epoch": 1.0, "step": 3},
+           {"train_runtime": 2.0, "train_loss": 0.7, "epoch": 1.0, "step": 3}]
+    assert epochs(log) == [{"epoch": 1, "step": 3, "train_loss": 0.7, "eval_loss": 0.6, "accuracy": 0.5}]
