@@ -62,7 +62,8 @@ def measure(params: EfficiencyParams, store: RecordStore, clock: Callable[[], fl
                 for length, precision, mode in params.blocks()]
     records = []
     steps = len(KINDS) * (2 + params.warmup + params.repeats)  # of one model in one block
-    with tqdm(total=len(settings) * len(params.all_models) * steps, unit="step", desc="efficiency") as bar:
+    total = len(settings) * len(params.all_models) * steps
+    with _quiet_collector(), tqdm(total=total, unit="step", desc="efficiency") as bar:
         for setting in settings:
             bar.set_postfix_str(f"{setting.length} tokens, {setting.precision}, {setting.mode}")
             kept = {model: store.get(run_id(params, model, setting, name)) for model in params.all_models}
@@ -84,19 +85,14 @@ def resolve_device(params: EfficiencyParams) -> str:
     there = torch.cuda.is_available()
     if params.device == "cuda" and not there:
         raise ParameterError("device: 'cuda' is asked for, but torch finds no GPU here; accepted here: auto, cpu")
-    device = "cuda" if there and params.device != "cpu" else "cpu"
+    device, able = "cpu", ("fp32", "bf16")
+    if there and params.device != "cpu":  # bf16 and TF32 came with compute capability 8
+        device, able = "cuda", PRECISIONS if torch.cuda.get_device_capability() >= (8, 0) else ("fp32", "fp16")
     for precision in params.precisions.split(","):
-        if precision not in (able := device_precisions(device)):
+        if precision not in able:
             raise ParameterError(f"precisions: {precision!r} is not for this device ({device}); accepted here: "
                                  f"{', '.join(able)}")
     return device
-
-
-def device_precisions(device: str) -> tuple[str, ...]:
-    """bf16 and TF32 came with compute capability 8; a CPU has neither TF32 nor a reason for fp16."""
-    if device == "cpu":
-        return ("fp32", "bf16")
-    return PRECISIONS if torch.cuda.get_device_capability() >= (8, 0) else ("fp32", "fp16")
 
 
 def results_folder(params: EfficiencyParams) -> Path:
@@ -135,8 +131,7 @@ class Contender:
         self.times: dict[str, list[float]] = {kind: [] for kind in KINDS}
         self.peaks: dict[str, int | None] = {kind: None for kind in KINDS}
         self.kernels: dict[str, list[str]] = {}
-        self.error: str | None = None
-        self.model = self.call = self.optimizer = self.scaler = self.batch = None
+        self.drop()
 
     def build(self) -> None:
         """Random weights, random token ids: `[batch, length]`."""
@@ -155,22 +150,18 @@ class Contender:
     def step(self, kind: str) -> None:
         """One training step, or one forward pass."""
         if kind == "infer":
-            with torch.inference_mode(), self._autocast():
+            with torch.inference_mode(), _autocast(self.setting):
                 self.call(input_ids=self.batch["input_ids"])
             return
-        with self._autocast():
+        with _autocast(self.setting):
             loss = self.call(**self.batch).loss
         self.scaler.scale(loss).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
 
-    def _autocast(self):
-        half = torch.float16 if self.setting.precision == "fp16" else torch.bfloat16
-        return torch.autocast(self.setting.device, dtype=half, enabled=self.setting.precision in ("bf16", "fp16"))
-
     def drop(self, error: str | None = None) -> None:
-        """Free the device; with an error, the model has failed."""
+        """Hold no model; with an error, it has failed."""
         self.error = error
         self.model = self.call = self.optimizer = self.scaler = self.batch = None
 
@@ -190,8 +181,7 @@ def measure_block(params: EfficiencyParams, setting: Setting, device_name: str, 
         for kind in KINDS:
             rounds(contenders, kind, params.warmup, params.repeats, clock, progress)
     made = [_record(params, setting, device_name, c, contenders, env, started) for c in contenders]
-    for contender in contenders:
-        contender.drop()
+    del contenders, contender
     _free(setting.device)
     return made
 
@@ -203,6 +193,7 @@ def rounds(contenders: list[Contender], kind: str, warmup: int, repeats: int, cl
         if contender.error is None:
             contender.prepare(kind)
     for number in range(warmup + repeats):
+        gc.collect(1)
         first = number % len(contenders)
         for contender in contenders[first:] + contenders[:first]:
             if contender.error is None:
@@ -213,10 +204,11 @@ def rounds(contenders: list[Contender], kind: str, warmup: int, repeats: int, cl
 
 
 def _timed(contender: Contender, kind: str, clock: Callable[[], float]) -> float:
-    _synchronise(contender.setting.device)
+    idle = torch.cuda.synchronize if contender.setting.device == "cuda" else lambda: None
+    idle()
     start = clock()
     contender.step(kind)
-    _synchronise(contender.setting.device)
+    idle()
     return clock() - start
 
 
@@ -227,7 +219,6 @@ def _try(contender: Contender, action: Callable[[], Any], device: str) -> Any:
     except Exception as error:
         contender.drop(f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0][:300]}")
     _free(device)  # only now: the exception held the step's tensors
-    return None
 
 
 def _set_up(contender: Contender) -> None:
@@ -262,11 +253,28 @@ def attention_kernels(contender: Contender, kind: str) -> list[str]:
 def _allocate_workspaces(setting: Setting) -> None:
     """The matrix library's workspaces stay allocated from the first product on: no model's memory."""
     if setting.device == "cuda":
-        half = torch.float16 if setting.precision == "fp16" else torch.bfloat16
         layer = torch.nn.Linear(64, 64, device="cuda")
-        with torch.autocast("cuda", dtype=half, enabled=setting.precision in ("bf16", "fp16")):
+        with _autocast(setting):
             layer(torch.ones(64, 64, device="cuda", requires_grad=True)).sum().backward()
         torch.cuda.synchronize()
+
+
+def _autocast(setting: Setting):
+    half = torch.float16 if setting.precision == "fp16" else torch.bfloat16
+    return torch.autocast(setting.device, dtype=half, enabled=setting.precision in ("bf16", "fp16"))
+
+
+@contextlib.contextmanager
+def _quiet_collector():
+    """Python's garbage collector stops the process for a good part of a second: never within a timed step."""
+    gc.collect()
+    gc.freeze()  # what is there already need not be looked at again
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.unfreeze()
 
 
 @contextlib.contextmanager
@@ -296,16 +304,10 @@ def _compiler(mode: str):
         torch._dynamo.reset()
 
 
-def _synchronise(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
 def _free(device: str) -> None:
     gc.collect()
-    if device == "cuda":
-        with contextlib.suppress(RuntimeError):  # a context that an earlier error broke
-            torch.cuda.empty_cache()
+    with contextlib.suppress(RuntimeError):  # a context that an earlier error broke
+        torch.cuda.empty_cache() if device == "cuda" else None
 
 
 def spread(values: list[float], unit: str = "") -> dict[str, float]:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
+from torch import nn
 from transformers import BertConfig
 
 from . import flops
@@ -205,3 +206,35 @@ def _sentence(row: pd.Series) -> str:
              f"[{row[f'{kind}_vs_bert_q25']:.2f}, {row[f'{kind}_vs_bert_q75']:.2f}]" for kind in KINDS]
     tail = "" if pd.isna(row.train_vs_bound) or row.model == "bound" else f", {row.train_vs_bound:.0%} of the bound's speed in training"
     return f"at {row.length} tokens " + " and ".join(words) + tail
+
+
+def modules(ours: nn.Module, theirs: nn.Module, name: str) -> pd.DataFrame:
+    """Two encoder layers module by module: class and own parameters' shapes; blank where one has no such module."""
+    found = {who: {path: _module(part) for path, part in layer.named_modules()
+                   if path and (not list(part.children()) or list(part.parameters(recurse=False)))}
+             for who, layer in (("BERT", theirs), (name, ours))}
+    order = dict.fromkeys(path for listed in found.values() for path in listed)
+    return pd.DataFrame({who: [listed.get(path, "") for path in order] for who, listed in found.items()},
+                        index=pd.Index(order, name="module of a layer"))
+
+
+def _module(part: nn.Module) -> str:
+    shapes = [f"{name} {'×'.join(map(str, p.shape))}" for name, p in part.named_parameters(recurse=False)]
+    return f"{type(part).__name__}: {', '.join(shapes)}" if shapes else type(part).__name__
+
+
+def parts(ours: BertConfig, theirs: BertConfig, seq: int, name: str) -> pd.DataFrame:
+    """Every part of both models, formatted: what it is, MFLOPs of one sequence, parameters."""
+    found = flops.compare(ours, theirs, 1, seq, names=(name, "BERT"))
+    formats = {"what": str, "flops": lambda v: f"{v / 1e6:,.2f}", "parameters": "{:,}".format}
+    shown = found.apply(lambda column: column.map(formats[column.name[1]]))
+    return shown.rename(columns={"flops": "MFLOPs"}, level=1)[["BERT", name]]
+
+
+def kernels(records: list[Record]) -> pd.DataFrame:
+    """Which kernel attention ran, as the profiler named it, by setting; one row for settings that agree."""
+    rows = [{"device": r.env.get("device"), "precision": r.params["precision"], "mode": r.params["mode"],
+             **{WORDS[kind]: ", ".join(names).replace("aten::_scaled_dot_product_", "") or "not seen"
+                for kind, names in r.env.get("attention_kernels", {}).items()}}
+            for r in records if r.env.get("attention_kernels")]
+    return pd.DataFrame(rows).drop_duplicates(ignore_index=True)
