@@ -18,9 +18,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from . import published
+from .params import TASKS
 from .records import Record
 from .results import (
-    GROUP, Results, cells, chance, data_tag, labels, metric_title, model_key, tagged, task_title, training_key,
+    GROUP, Results, cells, chance, data_note, data_tag, labels, metric_title, model_key, tagged, task_title,
+    training_key,
 )
 from .tables import same_teacher, went_wrong
 from .tables_speed import SETTING, speed_frame
@@ -80,7 +82,7 @@ def _empty(title: str, why: str) -> Figure:
 
 
 def _group_title(training: Any, teacher: Any, task: str) -> str:
-    return f"{task}, recipe {training}, teacher {str(teacher).split('/')[-1]}"
+    return f"{task}, training {training}, teacher {str(teacher).split('/')[-1]}"
 
 
 def quality(results: Results) -> Figure:
@@ -162,15 +164,15 @@ def _curves(records: list[Record]) -> dict[str, pd.DataFrame]:
     groups: dict[tuple, list[dict[str, Any]]] = {}
     records = [r for r in records if r.stage == "finetune" and r.metrics]
     for r, name in zip(records, labels(records)):
-        key = (training_key(r.training), r.training, r.teacher.name if r.teacher else None, str(r.task))
+        key = (training_key(r.training), r.teacher.name if r.teacher else "", TASKS.index(r.task))
         metric = r.metrics.headline.name
         rows = groups.setdefault(key, [])
         rows += [{"label": name, "run": r.run_id, "metric": metric, "score": entry.get(metric),
-                  "chance": r.metrics.validation.get("chance"), "note": r.data.note if r.data else "",
+                  "chance": r.metrics.validation.get("chance"), "note": data_note(r),
                   **{k: entry.get(k) for k in ("epoch", "train_loss", "eval_loss")}} for entry in r.metrics.history]
-    frames = {key: pd.DataFrame(rows) for key, rows in sorted(groups.items(), key=lambda item: str(item[0])) if rows}
-    return {_group_title(training, teacher, task_title(task, frame.note)): frame
-            for (_, training, teacher, task), frame in frames.items()}
+    frames = {key: pd.DataFrame(rows) for key, rows in sorted(groups.items(), key=lambda item: item[0]) if rows}
+    return {_group_title(training, teacher, task_title(TASKS[task], frame.note)): frame
+            for ((_, training), teacher, task), frame in frames.items()}
 
 
 def _lines(axis: Axes, history: pd.DataFrame, column: str) -> None:

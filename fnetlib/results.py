@@ -108,8 +108,14 @@ def load(preset: str, results: str | Path = "auto") -> Results:
     if finetune.empty and not efficiency:
         raise NoRecords(f"{shown_paths([folder / 'runs'])}: no fine-tuning or efficiency records; "
                         f"`make report PRESET={preset}` makes them")
-    runs = _ordered(finetune.assign(label=labels(list(finetune.record))))
+    runs = list(finetune.record)
+    runs = _ordered(finetune.assign(label=labels(runs), note=[data_note(record) for record in runs]))
     return Results(folder, preset, wanted, runs, efficiency, data_tag(runs.record))
+
+
+def data_note(record: Record) -> str:
+    """What a reader must know of the data and a title does not say: that it is synthetic, titles do."""
+    return "" if record.data is None or record.data.source == "synthetic" else record.data.note
 
 
 def write_text(path: Path, text: str) -> Path:

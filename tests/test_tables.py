@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import nbformat
 import pandas as pd
 import papermill
@@ -68,6 +69,11 @@ def test_diverged_and_failed_runs_stay_and_are_named(made):
     assert row(runs.data, seed=3).error == "CUDA out of memory"
 
 
+def test_a_model_whose_runs_all_failed_has_no_score(made):
+    text = tables.quality(made(finetune_record(), finetune_record(model="fnet", status="failed", error="x"))).markdown()
+    assert "| fnet | – (0) | – | – | CoLA: 1 of 1 failed |" in text
+
+
 def test_recovery_is_undefined_where_bert_is_at_chance(made):
     table = tables.quality(made(finetune_record(score=0.0), finetune_record(model="fnet", score=0.1)))
     assert table.data.recovery.isna().all() and "Recovery is undefined" in table.markdown()
@@ -96,6 +102,11 @@ def test_reconstructed_data_is_starred_and_footnoted_everywhere(made):
         assert "QNLI*" in table.markdown() and f"\\* QNLI: {NOTE}" in table.markdown(), table.name
     assert "QNLI*" in readme.headline(results)
     assert "QNLI*" not in tables.quality(load_other(results, "")).markdown()
+
+
+def test_synthetic_data_is_named_in_titles_not_in_footnotes(made):
+    results = made(finetune_record(source="synthetic", note="synthetic examples"), preset="quick")
+    assert "CoLA*" not in tables.quality(results).markdown() and "\\*" not in tables.quality(results).markdown()
 
 
 def load_other(results, note):
@@ -234,6 +245,7 @@ def test_everything_is_made_of_partial_records(made, records):
                    plots.speed_by_length(results), plots.frontier(results), plots.beside_published(results)):
         assert isinstance(figure, Figure)
         results.keep(figure, "figure")
+    assert not plt.get_fignums()  # closed: a notebook shows each once
 
 
 def test_every_recipe_keeps_one_colour():
