@@ -139,7 +139,7 @@ class Contender:
         torch.manual_seed(self.seed)
         self.model = FNetBertForSequenceClassification(self.config).to(s.device)
         self.call = torch.compile(self.model, dynamic=False) if s.mode == "compiled" else self.model
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5, fused=s.device == "cuda" or None)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5, fused=True)
         self.scaler = torch.amp.GradScaler(s.device, enabled=s.precision == "fp16")
         self.batch = {"input_ids": torch.randint(0, self.config.vocab_size, (s.batch, s.length)).to(s.device),
                       "labels": torch.randint(0, 2, (s.batch,)).to(s.device)}
