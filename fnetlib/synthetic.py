@@ -10,8 +10,8 @@ that a linear model on each text's bag of words is near chance. Lengths vary, so
 - Question-sentence (qnli): do the words that the question names come back in the sentence, and is there an answer of
   the asked kind? Takes comparing tokens by content across positions that differ from example to example.
 - Pair (rte, mnli, mrpc, qqp, stsb, wnli): a small event told twice, the second time true, negated, with some facts
-  exchanged (mrpc: or with the two people exchanged). A negation is in the first text, the second, both or none, equally
-  often. stsb counts the facts kept; wnli resolves a pronoun.
+  exchanged (mrpc: at times only the two people). A negation is in the first text, the second, both or none, equally
+  often. stsb counts the facts kept; wnli resolves a pronoun, if the second text is about the same event at all.
 
 Train and validation never share an example: each is made from a combination of two words (actor and object, aspect and
 adjective) whose index sum is divisible by 5 in validation and never in train. Of module random only `random()` is used,
@@ -109,6 +109,10 @@ class _Draw:
             i, j = int(self.random() * len(first)), int(self.random() * len(second))
             if first[i] != second[j] and ((i + j) % 5 != 0) == self.train:
                 return first[i], second[j]
+
+    def strangers(self, *known) -> list[str]:
+        """As many people, none of whom is known."""
+        return self.shuffled(p for p in PEOPLE if p not in known)[:len(known)]
 
     def facts(self) -> dict[str, str]:
         person, thing = self.combination(self.people, THINGS)
@@ -208,13 +212,10 @@ def _mnli(draw: _Draw, label: int) -> tuple[str, ...]:
 def _mrpc(draw: _Draw, label: int) -> tuple[str, ...]:
     (agent, patient), deed, time = draw.combination(PEOPLE, PEOPLE), draw.pick(MEETINGS), draw.pick(TIMES)
     first = _sentence(_the(agent), deed, _the(patient), time)
-    if not label and draw.chance():
+    if not label and draw.chance(0.25):
         agent, patient = patient, agent
     elif not label:
-        part = draw.pick(["agent", "deed", "patient"])
-        agent, deed, patient = (draw.other(PEOPLE, agent, patient) if part == "agent" else agent,
-                                draw.other(MEETINGS, deed) if part == "deed" else deed,
-                                draw.other(PEOPLE, agent, patient) if part == "patient" else patient)
+        agent, patient, deed = *draw.strangers(agent, patient), draw.other(MEETINGS, deed)
     if draw.chance():
         return first, _sentence(_the(patient), "was", deed, "by", _the(agent), time)
     return first, _sentence(time + ",", _the(agent), deed, _the(patient))
@@ -225,10 +226,10 @@ def _qqp(draw: _Draw, label: int) -> tuple[str, ...]:
     wording = draw.shuffled(range(3))  # never twice the same
     facts, asked = draw.facts(), draw.pick(["place", "time"])
     first = _question(facts, asked, opening=openings[asked][wording[0]])
-    if not label and draw.chance():
+    if not label and draw.chance(0.25):
         asked = {"place": "time", "time": "place"}[asked]
     elif not label:
-        facts = draw.changed(facts, ["person", "deed", "thing"])
+        facts = draw.changed(facts, ["person", "deed", "thing"], 3)
     return first, _question(facts, asked, opening=openings[asked][wording[1]])
 
 
@@ -241,9 +242,11 @@ def _stsb(draw: _Draw, label: int) -> tuple[str, ...]:
 
 def _wnli(draw: _Draw, label: int) -> tuple[str, ...]:
     people, (deed, whose, reason) = draw.combination(PEOPLE, PEOPLE), draw.pick(REASONS)
-    named = people[whose if label else 1 - whose]
+    named, claim = people[whose if label else 1 - whose], reason
+    if not label and draw.chance(0.6):  # somebody else, for another reason
+        named, claim = draw.strangers(*people)[0], draw.other([r for _, _, r in REASONS], reason)
     return _sentence(_the(people[0]), deed, _the(people[1]), "because they", reason.replace("was", "were")), \
-        _sentence(_the(named), reason)
+        _sentence(_the(named), claim)
 
 
 # task -> (maker of one example with a given label, text columns, number of labels); stsb's labels are scores 0 to 5.

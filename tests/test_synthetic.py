@@ -48,7 +48,7 @@ def test_same_arguments_same_examples(task):
 def test_the_same_on_every_platform_and_python():
     """A fingerprint: changes only if the generator is changed, and then recorded scores are of other data."""
     data = [generate(task, split, size=20) for task in TASKS for split in SPLITS[task]]
-    assert hashlib.sha256(json.dumps(data).encode()).hexdigest()[:16] == "eb02109204aa7473"
+    assert hashlib.sha256(json.dumps(data).encode()).hexdigest()[:16] == "8ea2bed54f44696e"
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -85,7 +85,7 @@ def bag_of_words_score(task: str) -> float:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_words_alone_do_not_solve_it(task):
-    """At most 0.07 above chance with 2000 examples; BERT is at 0.85 and more with a quarter of them."""
+    """At most 0.07 above chance with 2000 examples; a 6-layer BERT is at 0.88 on cola, qnli and rte with 512."""
     chance = 1 / len(LABELS[task])
     assert bag_of_words_score(task) <= chance + 0.07
 
