@@ -93,13 +93,17 @@ def forget_lost_results():
 def hold_lock():
     """One run a preset and folder. Unlike Snakemake's own lock this one ends with the process, killed or not."""
     Path(".snakemake").mkdir(exist_ok=True)
-    lock = open(f".snakemake/fnetlib-{preset.name}.lock", "w")
+    lock = open(f".snakemake/fnetlib-{preset.name}.lock", "a+")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise WorkflowError(f"preset {preset.name}: another run is at work in this folder; wait for it or stop it")
+        lock.seek(0)
+        raise WorkflowError(f"preset {preset.name}: another run is at work in this folder (process "
+                            f"{lock.read().strip()}); wait for it or stop it") from None
     except OSError:
         pass  # a file system without locks
+    lock.truncate(0)
+    print(os.getpid(), file=lock, flush=True)
     return lock
 
 
@@ -123,10 +127,16 @@ wildcard_constraints:
     sweep="|".join(map(re.escape, SWEEPS)),
 
 
+# Logs keep everything; what tells how far a job is (bars, epochs) shows on the terminal too, with the job's name.
+def shown_as(name):
+    return (f'| while IFS= read -r line; do case "$line" in *"%|"*|*" epoch "*) echo "  {name}: $line" >&2;;'
+            " esac; done")
+
+
 # papermill writes beside the logs, so that a failed notebook can be opened; `clean` moves it into place in one step.
 RENDER = (
     "{PYTHON:q} -m papermill {input.notebook:q} {log.notebook:q} -y {params.values:q} --log-output"
-    " --no-progress-bar > {log.text:q} 2>&1"
+    " --no-progress-bar 2>&1 | tee {log.text:q} " + shown_as("{rule}") +
     " && {PYTHON:q} -m fnetlib clean {log.notebook:q} {output.notebook:q} >> {log.text:q} 2>&1"
 )
 
@@ -173,8 +183,8 @@ rule finetune:
     message:
         "03 fine-tune {wildcards.cell}"
     shell:
-        "{PYTHON:q} -m fnetlib finetune {params.options} {SHARED} > {output:q}.part 2> {log:q}"
-        " && mv {output:q}.part {output:q}"
+        "({PYTHON:q} -m fnetlib finetune {params.options} {SHARED} 2>&1 >&3 | tee {log:q} "
+        + shown_as("{wildcards.cell}") + ") 3> {output:q}.part && mv {output:q}.part {output:q}"
 
 
 rule render_finetune:
