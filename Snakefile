@@ -41,17 +41,23 @@ try:
 except ParameterError as error:
     raise WorkflowError(f"preset {PRESET}: {str(error).removeprefix('preset: ')}") from None
 
-RESULTS = preset.results  # relative: a rendered notebook must not name this machine's folders
-NOTEBOOKS = f"{workflow.basedir}/notebooks"
-DONE, LOGS, RENDERED = f"{RESULTS}/done", f"{RESULTS}/logs", f"{RESULTS}/notebooks"
-CELLS = {f"{training}-{task}-{model}-{seed}": (training, task, model, seed)
-         for training, task, model, seed in preset.cells()}
-SWEEPS = {f"{training}-{task}": (training, task) for training, tasks in preset.sweeps.items() for task in tasks}
-
 os.environ.setdefault("FNETLIB_ROOT", os.getcwd())  # relative paths of the jobs start here
 os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # this environment's kernel, not one in the user's home
 os.environ["PYTHONUNBUFFERED"] = "1"  # logs tell what a job is doing now
 
+
+envvars:
+    "FNETLIB_ROOT",
+
+
+# The checkout; in a container, which gets a copy of this file alone, FNETLIB_ROOT.
+SOURCE = next((d for d in (workflow.basedir, os.environ["FNETLIB_ROOT"]) if Path(d, "notebooks").is_dir()), ".")
+NOTEBOOKS = f"{SOURCE}/notebooks"
+RESULTS = preset.results  # relative: a rendered notebook must not name this machine's folders
+DONE, LOGS, RENDERED = f"{RESULTS}/done", f"{RESULTS}/logs", f"{RESULTS}/notebooks"
+CELLS = {f"{training}-{task}-{model}-{seed}": (training, task, model, seed)
+         for training, task, model, seed in preset.cells()}
+SWEEPS = {f"{training}-{task}": (training, task) for training, tasks in preset.sweeps.items() for task in tasks}
 
 def cells_of(wildcards):
     return [f"{DONE}/{cell}.txt" for cell, key in CELLS.items() if key[:2] == SWEEPS[wildcards.sweep]]
@@ -79,15 +85,15 @@ SHARED = "--shared" if cores() > 1 and not workflow.remote_exec else ""
 
 
 def forget_lost_results():
-    """A marker whose record is gone, or a summary whose tables are, counts for nothing."""
+    """A marker whose record is gone counts for nothing, and so does the last notebook without what it made."""
     for cell in CELLS:
         marker = Path(f"{DONE}/{cell}.txt")
         if marker.exists():
             records = [Path(line).name for line in marker.read_text().splitlines() if line.endswith(".json")]
             if not records or not all(Path(RESULTS, "runs", record).exists() for record in records):
                 marker.unlink()
-    if not all(Path(RESULTS, made).is_dir() for made in ("tables", "figures")):
-        Path(RESULTS, "summary.json").unlink(missing_ok=True)
+    if not all(Path(RESULTS, made).exists() for made in ("tables", "figures", "summary.json")):
+        Path(f"{RENDERED}/05_analysis.ipynb").unlink(missing_ok=True)
 
 
 def hold_lock():
@@ -143,7 +149,7 @@ RENDER = (
 
 rule build:
     input:
-        notebook=f"{NOTEBOOKS}/01_build.ipynb",
+        notebook=local(f"{NOTEBOOKS}/01_build.ipynb"),
     output:
         notebook=f"{RENDERED}/01_build.ipynb",
     log:
@@ -159,7 +165,7 @@ rule build:
 
 rule transfer:
     input:
-        notebook=f"{NOTEBOOKS}/02_transfer.ipynb",
+        notebook=local(f"{NOTEBOOKS}/02_transfer.ipynb"),
     output:
         notebook=f"{RENDERED}/02_transfer.ipynb",
     log:
@@ -190,7 +196,7 @@ rule finetune:
 rule render_finetune:
     input:
         cells_of,
-        notebook=f"{NOTEBOOKS}/03_finetune.ipynb",
+        notebook=local(f"{NOTEBOOKS}/03_finetune.ipynb"),
     output:
         notebook=f"{RENDERED}/03_finetune-{{sweep}}.ipynb",
     log:
@@ -208,7 +214,7 @@ rule render_finetune:
 # has to be waited for.
 rule efficiency:
     input:
-        notebook=f"{NOTEBOOKS}/04_efficiency.ipynb",
+        notebook=local(f"{NOTEBOOKS}/04_efficiency.ipynb"),
     output:
         notebook=f"{RENDERED}/04_efficiency.ipynb",
     log:
@@ -232,11 +238,10 @@ rule analysis:
         rules.build.output,
         rules.transfer.output,
         rules.efficiency.output,
-        sorted(str(path) for path in Path(workflow.basedir, "fnetlib").glob("*.py")),
-        notebook=f"{NOTEBOOKS}/05_analysis.ipynb",
+        [local(str(path)) for path in sorted(Path(SOURCE, "fnetlib").glob("*.py"))],
+        notebook=local(f"{NOTEBOOKS}/05_analysis.ipynb"),
     output:
         notebook=f"{RENDERED}/05_analysis.ipynb",
-        summary=f"{RESULTS}/summary.json",
     log:
         text=f"{LOGS}/05_analysis.log",
         notebook=f"{LOGS}/05_analysis.ipynb",
@@ -253,5 +258,11 @@ rule analysis:
 rule all:
     default_target: True
     input:
-        rules.analysis.input,
+        [f"{DONE}/{cell}.txt" for cell in CELLS],
+        [f"{RENDERED}/03_finetune-{sweep}.ipynb" for sweep in SWEEPS],
+        rules.build.output,
+        rules.transfer.output,
+        rules.efficiency.output,
         rules.analysis.output,
+    message:
+        f"all of {preset.name} is made"
