@@ -80,15 +80,15 @@ def command(*options, python="./stub", preset="tiny.yaml"):
     return [str(SNAKEMAKE), *options, "--config", f"preset={preset}", *python]
 
 
-def environment(**more):
+def environment(project, **more):
     env = {k: v for k, v in os.environ.items() if not k.startswith(("SNAKEMAKE", "FNETLIB"))}
     # Snakemake's cache of sources is per user: tests that run side by side keep their own.
-    return {**env, "XDG_CACHE_HOME": ".cache", **more}
+    return {**env, "XDG_CACHE_HOME": f"{project}/.cache", **more}
 
 
 def run(project, *options, env=None, timeout=180, **more):
     """Run the graph; gives the exit status and what it printed."""
-    done = subprocess.run(command(*options, **more), cwd=project, env=environment(**env or {}), text=True,
+    done = subprocess.run(command(*options, **more), cwd=project, env=environment(project, **env or {}), text=True,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout)
     return done.returncode, done.stdout
 
@@ -165,7 +165,7 @@ def test_a_second_run_computes_nothing_and_a_third_only_what_changed(project):
 
 
 def test_a_killed_run_resumes(project):
-    env = environment(STUB_HANGS="finetune-rte-fnet-1")
+    env = environment(project, STUB_HANGS="finetune-rte-fnet-1")
     killed = subprocess.Popen(command("--cores", "2"), cwd=project, env=env, start_new_session=True,
                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     done = project / "results" / "tiny" / "done"
