@@ -13,11 +13,12 @@ import numpy as np
 import pandas as pd
 import torch
 from transformers import (
-    DataCollatorWithPadding, PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed,
+    DataCollatorWithPadding, PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments, set_seed,
 )
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from . import records
+from .hub import in_notebook
 from .metrics import GlueMetric, chance
 from .params import FinetuneParams, ParameterError
 from .provenance import code, environment, now
@@ -169,8 +170,11 @@ def make_trainer(params: FinetuneParams, data: TaskData, teacher: Teacher, stude
         processing_class=teacher.tokenizer, data_collator=DataCollatorWithPadding(teacher.tokenizer),
         callbacks=[TimedCheckpoint(params.checkpoint_minutes)],
     )
-    trainer.remove_callback(PrinterCallback)
-    if arguments.disable_tqdm:
+    # stdout is for the records' paths: the Trainer's own printing goes, one line an epoch goes to stderr instead.
+    for printing in (PrinterCallback, ProgressCallback):
+        if trainer.pop_callback(printing) and printing is ProgressCallback:
+            trainer.add_callback(Bar())
+    if not in_notebook():
         trainer.add_callback(EpochLine())
     return trainer
 
@@ -203,7 +207,9 @@ class GlueTrainer(Trainer):
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
         found = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         if not isinstance(eval_dataset if eval_dataset is not None else self.eval_dataset, dict):
-            own = {k.removeprefix(f"{metric_key_prefix}_"): v for k, v in found.items()}
+            # From the log, because Jupyter's progress table takes entries out of `found`.
+            logged = self.state.log_history[-1]
+            own = {k.removeprefix(f"{metric_key_prefix}_"): v for k, v in logged.items()}
             # Of several validation splits the first is the headline's; the others keep their name in front.
             first = metric_key_prefix in ("eval", "eval_matched")
             mark = "" if first else metric_key_prefix.removeprefix("eval_") + "_"
@@ -254,8 +260,15 @@ class TimedCheckpoint(TrainerCallback):
             control.should_save, self.last = True, time.monotonic()
 
 
+class Bar(ProgressCallback):
+    """The Trainer's progress bar without its log lines."""
+
+    def on_log(self, *args, **kwargs):
+        pass
+
+
 class EpochLine(TrainerCallback):
-    """Where no bar can be drawn (a log file), one line an epoch."""
+    """One line an epoch, on stderr."""
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
         shown = {k.removeprefix("eval_"): v for k, v in (metrics or {}).items()
@@ -275,7 +288,7 @@ def _environment(precision: str) -> dict[str, Any]:
 
 
 def _watched() -> bool:
-    return "ipykernel" in sys.modules or sys.stderr.isatty()
+    return in_notebook() or sys.stderr.isatty()
 
 
 def _say(text: str) -> None:
@@ -307,7 +320,9 @@ def in_words(runs: list[Record]) -> str:
     table = scores(runs)
     metric, floor = runs[0].metrics.headline.name, runs[0].metrics.validation["chance"]
     means = table.groupby("model", sort=False)[metric].mean()
-    lines = []
+    first = runs[0]
+    lines = [f"Computed on {first.env['device_name']}, torch {first.env['versions']['torch']}, code "
+             f"{first.code.commit[:10]}, {first.ended[:10]} ({len(runs)} runs)."]
     for model, mean in means.items():
         part = table[table["model"] == model]
         line = f"{model}: {metric} {mean:.3f} over {len(part)} seed{'s' if len(part) > 1 else ''} (chance {floor:.3f})"

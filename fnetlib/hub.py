@@ -57,4 +57,10 @@ def _first_line(error: BaseException) -> str:
 def banner(text: str) -> None:
     """A note that cannot be missed, on stderr or as the notebook's output."""
     bar = "!" * 78
-    print(f"{bar}\n!! {text}\n{bar}", file=sys.stdout if "ipykernel" in sys.modules else sys.stderr, flush=True)
+    print(f"{bar}\n!! {text}\n{bar}", file=sys.stdout if in_notebook() else sys.stderr, flush=True)
+
+
+def in_notebook() -> bool:
+    """True in a Jupyter kernel; that ipykernel is imported alone says nothing."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return shell is not None and "IPKernelApp" in shell.config
