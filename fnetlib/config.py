@@ -8,6 +8,8 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import BertConfig
 
+from .errors import ParameterError
+
 MIXER_NAMES = ("fourier", "attention", "identity")
 FOURIER_NORMS = ("backward", "ortho")
 PADDINGS = ("ignore", "mask")
@@ -74,7 +76,7 @@ def hybrid_layers(kept: int, layers: int) -> list[int]:
 def recipe(name: str, layers: int) -> dict[str, Any]:
     """Config choices of a recipe for a model of `layers` layers.
 
-    Raises ValueError naming the accepted recipes.
+    Raises ParameterError naming the accepted recipes.
     """
     if name in RECIPES:
         choices = dict(RECIPES[name])
@@ -82,14 +84,14 @@ def recipe(name: str, layers: int) -> dict[str, Any]:
     if match := re.fullmatch(r"hybrid-(\d+)", name):
         count = int(match[1])
         if not 1 <= count <= layers:
-            raise ValueError(f"model: {name!r} keeps {count} of {layers} layers; K is from 1 to {layers}")
+            raise ParameterError(f"model: {name!r} keeps {count} of {layers} layers; K is from 1 to {layers}")
         kept = hybrid_layers(count, layers)
     elif match := re.fullmatch(r"hybrid-at((?:-\d+)+)", name):
         kept = [int(i) for i in match[1].split("-")[1:]]
         if len(set(kept)) != len(kept) or max(kept) >= layers:
-            raise ValueError(f"model: {name!r} needs distinct layers from 0 to {layers - 1}")
+            raise ParameterError(f"model: {name!r} needs distinct layers from 0 to {layers - 1}")
     else:
-        raise ValueError(f"model: {name!r} is not one of: {ACCEPTED}")
+        raise ParameterError(f"model: {name!r} is not one of: {ACCEPTED}")
     return {"mixers": ["attention" if i in kept else "fourier" for i in range(layers)], **REPAIRED}
 
 

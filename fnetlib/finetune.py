@@ -18,6 +18,7 @@ from transformers import (
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from . import records
+from .config import recipe
 from .hub import in_notebook
 from .metrics import GlueMetric, chance
 from .params import FinetuneParams, ParameterError
@@ -42,7 +43,7 @@ def finetune(params: FinetuneParams) -> list[Record]:
     data = load_task(params.task, params.data, params.train_size, params.eval_size)
     teacher = load_teacher(params.teacher)
     for model in params.models:
-        _check_recipe(teacher, model)
+        recipe(model, teacher.config.num_hidden_layers)  # refuses what does not fit
     store = RecordStore(results_folder(params.results, data.record.source))
     done, errors = [], []
     for seed in params.all_seeds:
@@ -54,15 +55,6 @@ def finetune(params: FinetuneParams) -> list[Record]:
     if errors:
         raise RuntimeError("; ".join(errors))
     return done
-
-
-def _check_recipe(teacher: Teacher, model: str) -> None:
-    from .config import recipe
-
-    try:
-        recipe(model, teacher.config.num_hidden_layers)
-    except ValueError as error:
-        raise ParameterError(str(error)) from None
 
 
 def run(params: FinetuneParams, data: TaskData, teacher: Teacher, model: str, seed: int,
@@ -89,6 +81,8 @@ def run(params: FinetuneParams, data: TaskData, teacher: Teacher, model: str, se
         store.write(failed, force=existing is not None)
         raise
     record = Record(**common, **outcome, env=_environment(params.precision), ended=now())
+    if existing is None and (other := store.get(run_id)):
+        return other  # another process ran the same meanwhile; its record stands
     store.write(record, force=existing is not None)
     shutil.rmtree(work, ignore_errors=True)
     return record
@@ -132,7 +126,9 @@ def _train(params: FinetuneParams, data: TaskData, teacher: Teacher, model: str,
         "flops": records.Flops(value=trainer.state.total_flos, method="Trainer.total_flos (6 x parameters x tokens)"),
         "parameters": records.Parameters(
             total=student.num_parameters(), trainable=student.num_parameters(only_trainable=True)),
-        "transfer": report.record(),
+        "transfer": {**report.record(), "recipe": {
+            name: getattr(student.config, name)
+            for name in ("mixers", "fourier_norm", "padding", "output_projection", "gain", "backend")}},
     }
 
 

@@ -10,6 +10,8 @@ from typing import Callable, TypeVar
 
 from huggingface_hub import constants
 
+from .errors import ParameterError
+
 T = TypeVar("T")
 
 
@@ -41,7 +43,9 @@ def from_hub(load: Callable[[], T], what: str) -> T:
             for flag in flags:  # else each file is retried for many seconds before the cache is asked
                 setattr(*flag, True)
         return load()
-    except (OSError, ValueError, ConnectionError) as error:
+    except ParameterError:
+        raise  # it was found, and is not what it should be
+    except (OSError, ValueError) as error:
         state = "does not have it or refused" if hub_answers() else "does not answer"
         raise FileNotFoundError(
             f"{what}: the Hugging Face Hub {state}, and it is not in the local cache ({_first_line(error)})") from error

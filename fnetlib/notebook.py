@@ -99,7 +99,7 @@ def clean(source: str | Path, target: str | Path) -> Path:
         cell.metadata = nbformat.from_dict({"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {})
         if cell.cell_type == "code":
             cell.execution_count = None
-            cell.outputs = [_clean_output(o) for o in cell.outputs if o.get("name") != "stderr"]
+            cell.outputs = [_clean_output(o) for o in cell.outputs if o.get("name") != "stderr" and not _widget(o)]
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.tmp")
@@ -108,10 +108,14 @@ def clean(source: str | Path, target: str | Path) -> Path:
     return target
 
 
+def _widget(output: nbformat.NotebookNode) -> bool:
+    """A live widget (a progress bar): its state is not stored, and GitHub shows nothing but its text."""
+    return "application/vnd.jupyter.widget-view+json" in output.get("data", {})
+
+
 def _clean_output(output: nbformat.NotebookNode) -> nbformat.NotebookNode:
     if "execution_count" in output:
         output.execution_count = None
-    output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
     root = str(find_root())
     if output.output_type == "stream":
         output.text = output.text.replace(root + os.sep, "")

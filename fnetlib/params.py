@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from .config import recipe
+from .errors import ParameterError
 
 Task = Literal["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli"]
 TASKS: tuple[str, ...] = get_args(Task)
@@ -24,14 +25,6 @@ STUDY_MODELS = ["bert", "fnet-naive", "fnet-paper", "fnet", "hybrid-2"]  # what 
 # The 2023 study's training recipe (bert-base-uncased, GLUE).
 STUDY = {"epochs": 5, "learning_rate": 2e-5, "batch_size": 16, "weight_decay": 0.01, "warmup": 0.0,
          "accumulate": 1, "max_length": 512, "train_size": 0, "eval_size": 0}
-
-
-class ParameterError(ValueError):
-    """A bad parameter; the message is one line and names the accepted values."""
-
-    def _render_traceback_(self) -> list[str]:
-        # Jupyter prints this instead of a traceback: the reader needs the line, not our call stack.
-        return [f"ParameterError: {self}"]
 
 
 def _no_bool(value: Any) -> Any:

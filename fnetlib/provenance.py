@@ -69,19 +69,19 @@ def _driver() -> str | None:
 def code() -> Code:
     """The commit from git; where there is no git (a container), from FNETLIB_COMMIT, else `unknown`.
 
-    `source` hashes the package's own files, so that a record can be matched to its code without git too.
+    An installed copy is looked up in the checkout that one works in, if that has the same files. `source` hashes the
+    package's own files, so that a record can be matched to its code without git too.
     """
-    return Code(commit=_git("rev-parse", "HEAD") or os.environ.get("FNETLIB_COMMIT", "unknown"),
-                dirty=_dirty(), source=source_hash())
+    own = Path(__file__).parent
+    for root in (own.parent, find_root()):
+        if (root / "pyproject.toml").is_file() and source_hash(root / "fnetlib") == source_hash(own):
+            if commit := _git(root, "rev-parse", "HEAD"):
+                status = _git(root, "status", "--porcelain", "--untracked-files=no", "--", "fnetlib", "notebooks")
+                return Code(commit=commit, dirty=bool(status), source=source_hash(own))
+    return Code(commit=os.environ.get("FNETLIB_COMMIT", "unknown"), dirty=None, source=source_hash(own))
 
 
-def _dirty() -> bool | None:
-    status = _git("status", "--porcelain", "--untracked-files=no", "--", "fnetlib", "notebooks")
-    return None if status is None else bool(status)
-
-
-def _git(*args: str) -> str | None:
-    root = Path(__file__).resolve().parents[1]
+def _git(root: Path, *args: str) -> str | None:
     try:
         out = subprocess.run(["git", "-C", str(root), *args], capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):
@@ -90,10 +90,9 @@ def _git(*args: str) -> str | None:
 
 
 @functools.cache
-def source_hash() -> str:
-    """sha256 (16 hex digits) over the package's .py files, names included."""
+def source_hash(package: Path = Path(__file__).parent) -> str:
+    """sha256 (16 hex digits) over a package folder's .py files, names included."""
     digest = hashlib.sha256()
-    package = Path(__file__).parent
     for path in sorted(package.rglob("*.py")):
         digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]

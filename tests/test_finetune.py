@@ -202,6 +202,19 @@ def test_a_failed_run_is_recorded_the_others_go_on_and_it_is_tried_again(params,
     assert {r.model: r.status for r in store.all()} == {"bert": "finished", "fnet": "finished"}
 
 
+def test_another_process_that_ran_the_same_meanwhile_is_no_error(params, tmp_path, monkeypatch):
+    theirs = finetune(params(epochs=1))[0]
+    train, asked = module._train, params(epochs=1, results=str(tmp_path / "raced"))
+
+    def raced(*args):
+        outcome = train(*args)
+        RecordStore(tmp_path / "raced").write(theirs)
+        return outcome
+
+    monkeypatch.setattr(module, "_train", raced)
+    assert finetune(asked) == [theirs]
+
+
 def test_force_runs_again(params):
     first = finetune(params(epochs=1))[0]
     second = finetune(params(epochs=1, force=True))[0]

@@ -122,3 +122,31 @@ def test_provenance_names_versions_device_and_code():
     assert env["versions"]["torch"] and env["device"] == "cpu" and env["precision"] == "bf16"
     assert len(code().commit) == 40 or code().commit == "unknown"
     assert code().source == source_hash() and len(source_hash()) == 16
+
+
+def test_an_installed_copy_is_matched_to_the_checkout_with_the_same_files(tmp_path, monkeypatch):
+    """And never to some other repository that it happens to lie in."""
+    import shutil
+    import subprocess
+    from pathlib import Path
+
+    import fnetlib
+    from fnetlib import provenance
+
+    def checkout(folder, extra=""):
+        shutil.copytree(Path(fnetlib.__file__).parent, folder / "fnetlib")
+        (folder / "fnetlib" / "config.py").open("a").write(extra)
+        (folder / "pyproject.toml").touch()
+        (folder / "notebooks").mkdir()
+        for command in (["init", "-q"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "x"]):
+            subprocess.run(["git", "-C", str(folder), *command], check=True)
+        return subprocess.run(["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+
+    installed = tmp_path / "site-packages" / "fnetlib"
+    shutil.copytree(Path(fnetlib.__file__).parent, installed)
+    monkeypatch.setattr(provenance, "__file__", str(installed / "provenance.py"))
+    monkeypatch.delenv("FNETLIB_COMMIT", raising=False)
+    same, other = checkout(tmp_path / "same"), checkout(tmp_path / "other", "# changed")
+    for folder, expected in (("same", same), ("other", "unknown")):
+        monkeypatch.setenv("FNETLIB_ROOT", str(tmp_path / folder))
+        assert provenance.code.__wrapped__().commit == expected != other
