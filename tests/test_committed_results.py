@@ -1,0 +1,49 @@
+"""What is committed under results/ is what its records give: tables, summary; records are whole and name their code."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from fnetlib import readme, tables, tables_speed
+from fnetlib.records import RecordStore
+from fnetlib.results import load
+
+ROOT = Path(__file__).parents[1]
+COMMITTED = sorted(p for p in (ROOT / "results").glob("*/summary.json") if p.parent.name in ("minilm", "bert-base"))
+TABLES = (tables.missing, tables.quality, tables.runs, tables.differences, tables.compared, tables_speed.speed,
+          tables_speed.finetuning, tables_speed.published_speed)
+
+
+@pytest.mark.parametrize("summary", COMMITTED, ids=lambda p: p.parent.name)
+def test_tables_and_summary_equal_what_the_records_give(summary, tmp_path):
+    folder = summary.parent
+    shutil.copytree(folder / "runs", tmp_path / "runs")
+    made = load(folder.name, tmp_path)
+    for build in TABLES:
+        made.keep(build(made))
+    readme.write_summary(made)
+    names = sorted(p.name for p in (tmp_path / "tables").iterdir())
+    assert names == sorted(p.name for p in (folder / "tables").iterdir())
+    for name in names:
+        assert (tmp_path / "tables" / name).read_text() == (folder / "tables" / name).read_text(), name
+    assert (tmp_path / "summary.json").read_text() == summary.read_text()
+
+
+@pytest.mark.parametrize("summary", COMMITTED, ids=lambda p: p.parent.name)
+def test_every_record_names_a_commit_of_this_repository(summary):
+    shallow = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--is-shallow-repository"], capture_output=True, text=True)
+    if shallow.stdout.strip() != "false":
+        pytest.skip("no whole git history here")
+    commits = {record.code.commit for record in RecordStore(summary.parent).all()}
+    for commit in commits:
+        known = subprocess.run(["git", "-C", str(ROOT), "cat-file", "-e", f"{commit}^{{commit}}"], capture_output=True)
+        assert known.returncode == 0, f"{commit} is not in the history"
+
+
+def test_only_real_data_is_committed():
+    for path in (ROOT / "results").glob("*/runs/*.json"):
+        if path.parts[-3] in ("minilm", "bert-base"):
+            record = RecordStore.read(path)
+            assert record.data is None or record.data.source in ("folder", "hub"), path.name
