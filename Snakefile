@@ -116,7 +116,7 @@ def hold_lock():
 if workflow.is_main_process:  # not in a cluster's job, which parses this file too
     if not workflow.dryrun:
         LOCK = hold_lock()
-    forget_lost_results()
+        forget_lost_results()
 
 
 onstart:

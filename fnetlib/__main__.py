@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field, ValidationError
 from pydantic_settings import BaseSettings, CliApp, CliPositionalArg, CliSubCommand, SettingsConfigDict, SettingsError
 
 from .params import FinetuneParams, ParameterError, Params, _line
+from .provenance import find_root
 from .records import RecordError, RecordStore
 
 
@@ -36,9 +37,10 @@ class List(BaseModel):
     results: str = Field("results/minilm", description="folder with runs/")
 
     def cli_cmd(self) -> None:
-        frame = RecordStore(self.results).frame()
+        store = RecordStore(find_root() / self.results)
+        frame = store.frame()
         if frame.empty:
-            raise ParameterError(f"results: no records in {Path(self.results) / 'runs'}")
+            raise ParameterError(f"results: no records in {store.runs}")
         columns = ["stage", "task", "label", "training", "seed", "status", "metric", "last", "best", "run_id"]
         print(frame[columns].rename(columns={"label": "model"}).to_string(index=False))
 
@@ -51,7 +53,7 @@ class Show(BaseModel):
 
     def cli_cmd(self) -> None:
         path = Path(self.run)
-        found = [path] if path.is_file() else sorted(RecordStore(self.results).runs.glob(f"{self.run}*.json"))
+        found = [path] if path.is_file() else sorted(RecordStore(find_root() / self.results).runs.glob(f"{self.run}*.json"))
         if len(found) != 1:
             raise ParameterError(f"run: {len(found)} records in {self.results}/runs begin with {self.run!r}")
         print(RecordStore.read(found[0]).model_dump_json(indent=1))
@@ -75,7 +77,6 @@ class Readme(BaseModel):
     check: bool = Field(False, description="only say whether README is up to date (exit status 1 if not)")
 
     def cli_cmd(self) -> None:
-        from .provenance import find_root
         from .readme import update_readme
 
         stale = update_readme(find_root() / "README.md", find_root() / "results", check=self.check)
@@ -106,12 +107,14 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         CliApp.run(Main, cli_args=sys.argv[1:] if arguments is None else arguments)
     except ValidationError as error:
-        kind = next((k for k in (Finetune,) if error.title.startswith(k.__name__)), Params)
-        print("error: " + "; ".join(_line(e, kind) for e in error.errors()), file=sys.stderr)
+        print("error: " + "; ".join(_line(e, Params) for e in error.errors()), file=sys.stderr)
         return 2
     except (ParameterError, RecordError, SettingsError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except RuntimeError as error:  # runs that failed: their records say why, the others are done
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

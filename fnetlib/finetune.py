@@ -26,7 +26,7 @@ from .provenance import code, environment, now
 from .records import Record, RecordStore, make_run_id
 from .tasks import TaskData, load_task, results_folder
 from .teacher import Teacher, load_teacher
-from .transfer import build_student, sentence_batch
+from .transfer import DEFAULT_GROUPS, build_student, sentence_batch
 
 EVAL_BATCH_SIZE = 64
 GAIN_SENTENCES = 64  # unlabelled training examples on which a recipe's gain is measured
@@ -42,6 +42,9 @@ def finetune(params: FinetuneParams) -> list[Record]:
         raise ParameterError("precision: 'fp16' needs a GPU; on this CPU one of: fp32, bf16")
     data = load_task(params.task, params.data, params.train_size, params.eval_size)
     teacher = load_teacher(params.teacher)
+    if params.max_length > teacher.config.max_position_embeddings:
+        raise ParameterError(f"max_length: {params.max_length} is more than teacher {teacher.name!r} has positions "
+                             f"({teacher.config.max_position_embeddings})")
     for model in params.models:
         recipe(model, teacher.config.num_hidden_layers)  # refuses what does not fit
     store = RecordStore(results_folder(params.results, data.record.source))
@@ -60,7 +63,8 @@ def finetune(params: FinetuneParams) -> list[Record]:
 def run(params: FinetuneParams, data: TaskData, teacher: Teacher, model: str, seed: int,
         store: RecordStore) -> Record:
     """One run, or its record if there is one. A killed run goes on from its last checkpoint."""
-    decisive = params.decisive()
+    decisive = {**params.decisive(), "eval_batch_size": EVAL_BATCH_SIZE, "gain_sentences": GAIN_SENTENCES,
+                "groups": list(DEFAULT_GROUPS), "recipe": recipe(model, teacher.config.num_hidden_layers)}
     run_id = make_run_id("finetune", params.task, model, seed, decisive, data.record.fingerprint,
                          teacher.fingerprint)
     existing = store.get(run_id)
@@ -73,6 +77,8 @@ def run(params: FinetuneParams, data: TaskData, teacher: Teacher, model: str, se
     }
     _say(f"{params.task} / {model} / seed {seed}: {run_id}")
     work = store.results / "work" / run_id
+    if params.force:
+        shutil.rmtree(work, ignore_errors=True)
     try:
         outcome = _train(params, data, teacher, model, seed, work)
     except RuntimeError as error:
@@ -98,20 +104,23 @@ def _train(params: FinetuneParams, data: TaskData, teacher: Teacher, model: str,
     if trainer.args.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     start = time.perf_counter()
-    result = trainer.train(resume_from_checkpoint=last_checkpoint(work))
+    checkpoint = last_checkpoint(work)
+    result = trainer.train(resume_from_checkpoint=checkpoint)
     wall = time.perf_counter() - start
 
     history = epochs(trainer.state.log_history)
     headline = data.task.headline
-    scores = [entry[headline] for entry in history]
-    diverged = not all(math.isfinite(v) for e in history for v in (e["train_loss"], e["eval_loss"]) if v is not None)
+    scores = [entry[headline] for entry in history if math.isfinite(entry[headline])]
+    values = [v for e in history for v in (e["train_loss"], e["eval_loss"], e[headline]) if v is not None]
+    diverged = not all(math.isfinite(v) for v in values)
     predicted = trainer.predicted
     last = trainer.last_metrics
     peak = torch.cuda.max_memory_allocated() if trainer.args.device.type == "cuda" else None
     return {
         "status": "diverged" if diverged else "finished",
         "metrics": records.Metrics(
-            headline=records.Headline(name=headline, last=scores[-1], best=max(scores)),
+            headline=records.Headline(
+                name=headline, last=None if diverged else scores[-1], best=max(scores, default=None)),
             validation={**last, "chance": chance(data.task, np.array(_labels(data)))},
             history=history, predicted=predicted, degenerate=len(predicted) == 1),
         "timing": {
@@ -120,15 +129,15 @@ def _train(params: FinetuneParams, data: TaskData, teacher: Teacher, model: str,
             "train_samples_per_s": result.metrics["train_samples_per_second"],
             "eval_runtime_s": trainer.last_speed["runtime"], "eval_steps_per_s": trainer.last_speed["steps_per_second"],
             "eval_samples_per_s": trainer.last_speed["samples_per_second"],
-            "steps": trainer.state.global_step, "shared": params.shared,
+            "steps": trainer.state.global_step, "resumed": checkpoint is not None,
+            # what was timed is this session only: a resumed run's speed is no measurement either
+            "shared": params.shared or checkpoint is not None,
         },
         "memory": {"peak_bytes": peak},
         "flops": records.Flops(value=trainer.state.total_flos, method="Trainer.total_flos (6 x parameters x tokens)"),
         "parameters": records.Parameters(
             total=student.num_parameters(), trainable=student.num_parameters(only_trainable=True)),
-        "transfer": {**report.record(), "recipe": {
-            name: getattr(student.config, name)
-            for name in ("mixers", "fourier_norm", "padding", "output_projection", "gain", "backend")}},
+        "transfer": report.record(),
     }
 
 
@@ -161,6 +170,8 @@ def make_trainer(params: FinetuneParams, data: TaskData, teacher: Teacher, stude
         save_strategy="no", save_total_limit=2, report_to=[], disable_tqdm=not _watched(), dataloader_num_workers=0,
         dataloader_pin_memory=torch.cuda.is_available(),
     )
+    # One GPU a run: on a host with several, the Trainer would spread each batch and so change the recipe.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
     trainer = GlueTrainer(
         task=data.task, model=student, args=arguments, train_dataset=prepare(data.train), eval_dataset=validation,
         processing_class=teacher.tokenizer, data_collator=DataCollatorWithPadding(teacher.tokenizer),
@@ -187,9 +198,10 @@ class GlueTrainer(Trainer):
 
     def _compute(self, outcome) -> dict[str, float]:
         logits, references = outcome.predictions, outcome.label_ids
-        predictions = logits.squeeze(-1) if self.task.regression else logits.argmax(-1)
         if not np.isfinite(logits).all():
-            predictions = np.zeros_like(predictions)  # a diverged model predicts nothing; its record says `diverged`
+            self.predicted = {}  # a diverged model predicts nothing and has no score; its record says `diverged`
+            return {name: float("nan") for name in self.task.metrics}
+        predictions = logits.squeeze(-1) if self.task.regression else logits.argmax(-1)
         self._count(predictions)
         return self.metric.compute(predictions=predictions, references=references)
 

@@ -32,7 +32,7 @@ class MixingSublayer(nn.Module):
     def __init__(self, config: FNetBertConfig, layer_idx: int):
         super().__init__()
         mixer = config.mixers[layer_idx]
-        self.self = MIXERS[mixer](config, layer_idx)
+        self.self = MIXERS[mixer](config, layer_idx=layer_idx)
         has_gain = config.gain and mixer != "attention"
         self.gain = nn.Parameter(torch.ones(config.hidden_size)) if has_gain else None
         projects = config.output_projection or mixer == "attention"

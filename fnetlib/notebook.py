@@ -30,7 +30,7 @@ def start(params: type[Params], names: dict[str, Any]) -> Params:
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     values = {name: names[name] for name in params.model_fields if name in names}
-    before = names.get("_names")
+    before = names.pop("_names", None)  # once: a cell that is run again sees the notebook's own variables
     if before is not None:
         values |= {k: v for k, v in names.items() if k not in before and k not in values and _is_parameter(k, v)}
     parsed = params.parse(values)

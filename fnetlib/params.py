@@ -46,7 +46,7 @@ CommaList = Annotated[str, BeforeValidator(_comma_list)]
 
 
 class Params(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @classmethod
     def parse(cls, values: dict[str, Any]):
@@ -99,7 +99,7 @@ class FinetuneParams(Inputs):
 
     task: Task = Field("rte", description="GLUE task: " + ", ".join(TASKS))
     model: str = Field("bert,fnet-naive,fnet", description="recipe, comma list of recipes, or all")
-    seed: Int = Field(42, ge=0, description="random seed of initialisation, data order and dropout")
+    seed: Int = Field(42, ge=0, lt=2**32, description="random seed of initialisation, data order and dropout")
     seeds: CommaList = Field("", description="comma list of seeds; if given, it replaces seed")
     epochs: Int = Field(5, ge=1, description="passes over the training set")
     learning_rate: Float = Field(2e-5, gt=0, description="peak learning rate of AdamW, linear decay to 0")
@@ -129,7 +129,7 @@ class FinetuneParams(Inputs):
     def _seeds(cls, value: str) -> str:
         if value and not all(part.strip().isdigit() for part in value.split(",")):
             raise ValueError(f"seeds: {value!r} is not a comma list of whole numbers, e.g. 1,2,3")
-        return value.replace(" ", "")
+        return ",".join(dict.fromkeys(value.replace(" ", "").split(",")))
 
     @model_validator(mode="after")
     def _study_is_the_study(self):

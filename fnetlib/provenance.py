@@ -5,9 +5,12 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.metadata
+import io
 import os
 import platform
 import subprocess
+import tarfile
+import tempfile
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -43,7 +46,7 @@ def environment(device: str, precision: str, compiled: bool = False) -> dict[str
         except importlib.metadata.PackageNotFoundError:
             versions[package] = None
     info: dict[str, Any] = {
-        "versions": versions, "device": device, "device_name": platform.processor() or platform.machine(),
+        "versions": versions, "device": device, "device_name": _cpu_name(),
         "driver": None, "cpu_count": os.cpu_count(), "threads": torch.get_num_threads(),
         "precision": precision, "tf32": torch.backends.cuda.matmul.allow_tf32, "compile": compiled,
     }
@@ -52,6 +55,15 @@ def environment(device: str, precision: str, compiled: bool = False) -> dict[str
         info["driver"] = _driver()
         info["cuda"] = torch.version.cuda
     return info
+
+
+def _cpu_name() -> str:
+    """The processor's model name where the system tells (Linux), else its architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
 
 
 def _driver() -> str | None:
@@ -76,8 +88,8 @@ def code() -> Code:
     for root in (own.parent, find_root()):
         if (root / "pyproject.toml").is_file() and source_hash(root / "fnetlib") == source_hash(own):
             if commit := _git(root, "rev-parse", "HEAD"):
-                status = _git(root, "status", "--porcelain", "--untracked-files=no", "--", "fnetlib", "notebooks")
-                return Code(commit=commit, dirty=bool(status), source=source_hash(own))
+                return Code(commit=commit, dirty=committed_source(root, commit) != source_hash(own),
+                            source=source_hash(own))
     return Code(commit=os.environ.get("FNETLIB_COMMIT", "unknown"), dirty=None, source=source_hash(own))
 
 
@@ -87,6 +99,18 @@ def _git(root: Path, *args: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return out.stdout.strip()
+
+
+def committed_source(root: Path, commit: str) -> str | None:
+    """The source hash of a commit's package: read from the commit itself, since an index can be out of date."""
+    try:
+        packed = subprocess.run(["git", "-C", str(root), "archive", commit, "fnetlib"], capture_output=True,
+                                timeout=60, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    with tempfile.TemporaryDirectory() as folder, tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+        archive.extractall(folder, filter="data")
+        return source_hash(Path(folder) / "fnetlib")
 
 
 @functools.cache

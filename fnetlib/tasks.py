@@ -83,7 +83,7 @@ class TaskData:
         """The task's name for titles; says so where the examples are synthetic."""
         return f"{self.task.name} ({'SYNTHETIC, not GLUE' if self.record.source == 'synthetic' else 'GLUE'})"
 
-    def examples(self, count: int = 4) -> pd.DataFrame:
+    def head(self, count: int = 4) -> pd.DataFrame:
         """The first training examples, labels by name."""
         shown = self.train.select(range(min(count, len(self.train)))).to_pandas()[[*self.task.columns, "label"]]
         if not self.task.regression:
@@ -203,10 +203,8 @@ def results_folder(results: str, source: str) -> Path:
     """
     kind = "synthetic" if source == "synthetic" else "glue"
     folder = find_root() / (f"results/local-{kind}" if results == "auto" else results)
-    for path in (folder / "runs").glob("finetune-*.json"):
-        other = records.RecordStore.read(path).data.source
-        if (other == "synthetic") != (source == "synthetic"):
-            raise ParameterError(f"results: {results} holds records of {other} data, this run's are {source}; "
+    for other in records.RecordStore(folder).all():
+        if other.data and (other.data.source == "synthetic") != (source == "synthetic"):
+            raise ParameterError(f"results: {results} holds records of {other.data.source} data, this run's are {source}; "
                                  "choose another folder")
-        break
     return folder

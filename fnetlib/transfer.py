@@ -39,9 +39,10 @@ GROUPS: dict[str, str] = {
     "mlm_head": r"cls\.predictions\..*",
     "nsp_head": r"cls\.seq_relationship\.(weight|bias)",
     "classifier": r"classifier\.(weight|bias)",
+    "other_head": r"(?!bert\.|cls\.).*",  # question answering, tagging, ...
 }
 # A classifier belongs to its task: it is never taken over unasked.
-DEFAULT_GROUPS = tuple(group for group in GROUPS if group != "classifier")
+DEFAULT_GROUPS = tuple(group for group in GROUPS if group not in ("classifier", "other_head"))
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,10 @@ def build_student(
         torch.manual_seed(seed)
     student = HEADS[head](student_config(teacher.config, recipe, **overrides))
     report = transfer(teacher.state, student, groups)
-    if batch is not None and student.config.gain:
+    fates = {(row["group"], row["fate"], row["why"]) for row in report.rows}
+    if ("attention", "new", "the teacher has none") in fates:
+        raise ParameterError(f"model: {recipe!r} keeps attention in layers where teacher {teacher.name!r} has none")
+    if batch is not None and student.config.gain and ("gain", "copied", "") not in fates:
         set_gain(teacher, student, batch)
     student.eval()
     return student, report
@@ -205,6 +209,7 @@ def set_gain(teacher: Teacher, student: FNetBertPreTrainedModel, batch: dict[str
 def sentence_batch(teacher: Teacher, data: TaskData, count: int, max_length: int = 512) -> dict[str, torch.Tensor]:
     """The first `count` training examples, tokenised and padded: `[count, seq]` each. Labels are not used."""
     texts = [list(data.train[:count][column]) for column in data.task.columns]
+    max_length = min(max_length, teacher.config.max_position_embeddings)
     return dict(teacher.tokenizer(*texts, truncation=True, max_length=max_length, padding=True, return_tensors="pt"))
 
 

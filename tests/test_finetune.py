@@ -121,6 +121,7 @@ def test_a_killed_run_goes_on_and_its_record_equals_the_whole_ones(params, tmp_p
         finetune(asked)
     assert not RecordStore(tmp_path / "killed").all()
     resumed = finetune(asked)[0]
+    assert resumed.timing["resumed"] and resumed.timing["shared"] and not whole.timing["resumed"]
     assert steps == [1, 2, 3, 4, 4, 5, 6]  # went on after step 3, whose checkpoint is the last
     assert resumed.metrics == whole.metrics and resumed.run_id == whole.run_id
 
@@ -180,8 +181,9 @@ def test_a_diverged_run_is_a_record_with_that_status(params, monkeypatch):
 
     monkeypatch.setattr(module, "build_student", broken)
     record = finetune(params())[0]
-    assert record.status == "diverged" and record.metrics.degenerate
-    assert record.metrics.history[-1]["eval_loss"] is None or not np.isfinite(record.metrics.history[-1]["eval_loss"])
+    assert record.status == "diverged" and not record.metrics.degenerate and record.metrics.predicted == {}
+    stored = finetune(params())[0].metrics  # as read from the file
+    assert stored.headline.last is None and stored.headline.best is None and stored.history[-1]["eval_loss"] is None
 
 
 def test_a_failed_run_is_recorded_the_others_go_on_and_it_is_tried_again(params, tmp_path, monkeypatch):
@@ -213,6 +215,18 @@ def test_another_process_that_ran_the_same_meanwhile_is_no_error(params, tmp_pat
 
     monkeypatch.setattr(module, "_train", raced)
     assert finetune(asked) == [theirs]
+
+
+def test_what_decides_a_result_is_in_the_parameters(params, monkeypatch):
+    record = finetune(params(epochs=1))[0]
+    assert record.params["recipe"]["fourier_norm"] == "ortho" and record.params["eval_batch_size"] == 64
+    monkeypatch.setattr(module, "EVAL_BATCH_SIZE", 8)
+    assert finetune(params(epochs=1))[0].run_id != record.run_id
+
+
+def test_more_tokens_than_the_teacher_has_positions(params):
+    with pytest.raises(ParameterError, match="max_length: 512 is more than teacher .* has positions \\(64\\)"):
+        finetune(params(max_length=512))
 
 
 def test_force_runs_again(params):

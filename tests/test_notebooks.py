@@ -135,6 +135,26 @@ def test_a_bad_parameter_ends_in_one_clear_line(options, line, tmp_path):
     assert not (tmp_path / "results").exists()
 
 
+def test_cells_can_be_run_again_in_jupyter():
+    """The parameters cell edited, and everything from there; or the whole notebook."""
+    from fnetlib.notebook import start
+
+    names = {"_names": set(), "preset": "minilm", "results": "auto"}
+    assert start(AnalysisParams, names).preset == "minilm"
+    names |= {"preset": "quick", "params": object(), "found": [1]}
+    assert start(AnalysisParams, names).preset == "quick"
+    with pytest.raises(params.ParameterError, match="unknown parameter 'prset'"):
+        start(AnalysisParams, {"_names": set(), "prset": "quick"})
+
+
+def test_no_notebook_gives_a_parameters_name_to_something_else():
+    for name, kind in KINDS.items():
+        for cell in source(name).cells:
+            if cell.cell_type == "code" and "parameters" not in cell.metadata.get("tags", []):
+                assigned = set(re.findall(r"^(\w+(?:, \w+)*) = ", cell.source, re.MULTILINE))
+                assert not {n for group in assigned for n in group.split(", ")} & set(kind.model_fields), name
+
+
 def test_every_kind_of_parameters_has_its_notebook():
     assert {cls.__name__ for cls in KINDS.values()} == {n for n in vars(params) if n.endswith("Params")} - {"Params"}
     assert sorted(KINDS) == sorted(p.stem for p in (ROOT / "notebooks").glob("*.ipynb"))

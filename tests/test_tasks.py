@@ -32,7 +32,7 @@ def test_synthetic_and_folder_give_the_same_examples(name, tmp_path):
     assert read.record.source == "folder" and read.record.note == ""
     assert {"label", *TASKS[name].columns} <= set(read.train.column_names)
     assert list(read.validation) == list(TASKS[name].validation)
-    assert len(read.examples()) == 4
+    assert len(read.head()) == 4
 
 
 def test_fingerprint_follows_the_content_not_the_file(tmp_path):

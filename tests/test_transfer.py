@@ -68,6 +68,7 @@ def test_a_bare_encoder_gets_its_prefix(tiny_config, teacher):
 
 def test_pretraining_heads_are_known_to_the_table(tiny_config):
     assert all(group_of(name) in GROUPS for name in BertForPreTraining(tiny_config).state_dict())
+    assert group_of("qa_outputs.weight") == "other_head" not in DEFAULT_GROUPS
     with pytest.raises(ValueError, match="no rule for tensor 'bert.adapter.weight'"):
         group_of("bert.adapter.weight")
 
@@ -103,6 +104,18 @@ def test_gain_starts_the_branch_at_the_teachers_level(teacher, batch, name):
         states = reference(**batch, output_hidden_states=True).hidden_states
     for ours, theirs in zip(branches(student, batch, states), branches(reference, batch, states), strict=True):
         assert rms(ours["unbiased"]) == pytest.approx(rms(theirs["unbiased"]), rel=1e-4)
+
+
+def test_a_students_own_gain_is_kept_and_attention_it_lacks_refused(teacher, batch, tmp_path):
+    student, _ = build_student(teacher, "fnet", head="mlm", batch=batch)
+    student.save_pretrained(tmp_path)
+    teacher.tokenizer.save_pretrained(tmp_path)
+    adapted = load_teacher(str(tmp_path))
+    again, report = build_student(adapted, "fnet", batch=batch)
+    verify(adapted, again, report)
+    assert torch.equal(again.bert.encoder.layer[1].attention.gain, student.bert.encoder.layer[1].attention.gain)
+    with pytest.raises(ParameterError, match="'hybrid-2' keeps attention in layers where teacher"):
+        build_student(adapted, "hybrid-2")
 
 
 def test_gain_without_projection_and_without_sentences(teacher, batch):

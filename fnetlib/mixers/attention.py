@@ -11,9 +11,6 @@ from .base import Sequence
 class AttentionMixer(BertSelfAttention):
     """Multi-head softmax attention (Vaswani 2017, section 3.2), transformers' implementation."""
 
-    def __init__(self, config, layer_idx: int | None = None):
-        super().__init__(config, layer_idx=layer_idx)
-
     def forward(self, hidden_states: torch.Tensor, sequence: Sequence) -> torch.Tensor:
         """`[batch, seq, hidden]` -> `[batch, seq, hidden]`, before the output projection."""
         return super().forward(hidden_states, sequence.attention_mask)[0]

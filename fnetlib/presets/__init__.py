@@ -18,8 +18,7 @@ class Preset(Params):
     name: str
     title: str = Field(description="one line for the report; says so where data is synthetic")
     teacher: str
-    data: str = Field(description="hub, synthetic, folder (FNETLIB_GLUE_DIR must be set), or glue (folder if set, "
-                                  "else the Hub); a preset never falls back to synthetic data")
+    data: str = Field(description="hub, synthetic, a folder, or glue (FNETLIB_GLUE_DIR if set, else the Hub); a preset never falls back to synthetic data")
     models: list[str] = STUDY_MODELS
     sweeps: dict[str, dict[Task, dict[str, Any]]] = Field(
         description="training recipe -> task -> {seeds, models and any other parameter of 03_finetune}")
