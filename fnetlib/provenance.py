@@ -109,7 +109,8 @@ def committed_source(root: Path, commit: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     with tempfile.TemporaryDirectory() as folder, tarfile.open(fileobj=io.BytesIO(packed)) as archive:
-        archive.extractall(folder, filter="data")
+        # the filter came with Python 3.11.4
+        archive.extractall(folder, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
         return source_hash(Path(folder) / "fnetlib")
 
 
