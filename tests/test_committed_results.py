@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from fnetlib import readme, tables, tables_speed
@@ -29,7 +30,11 @@ def test_tables_and_summary_equal_what_the_records_give(summary, tmp_path):
     names = sorted(p.name for p in (tmp_path / "tables").iterdir())
     assert names == sorted(p.name for p in (folder / "tables").iterdir())
     for name in names:
-        assert (tmp_path / "tables" / name).read_text() == (folder / "tables" / name).read_text(), name
+        ours, theirs = tmp_path / "tables" / name, folder / "tables" / name
+        if name.endswith(".csv"):  # full digits, whose last one depends on numpy's version
+            pd.testing.assert_frame_equal(pd.read_csv(ours), pd.read_csv(theirs), rtol=1e-9)
+        else:
+            assert ours.read_text() == theirs.read_text(), name
     assert (tmp_path / "summary.json").read_text() == summary.read_text()
 
 

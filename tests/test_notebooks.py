@@ -19,7 +19,7 @@ from fnetlib.records import RecordStore
 ROOT = Path(__file__).parents[1]
 KINDS = {"01_build": BuildParams, "02_transfer": TransferParams, "03_finetune": FinetuneParams,
          "04_efficiency": EfficiencyParams, "05_analysis": AnalysisParams}
-RENDERED = sorted(ROOT.glob("results/*/notebooks/*.ipynb"))
+RENDERED = sorted(p for preset in ("minilm", "bert-base") for p in ROOT.glob(f"results/{preset}/notebooks/*.ipynb"))
 
 
 def source(name: str) -> nbformat.NotebookNode:
