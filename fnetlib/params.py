@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from .config import recipe
 from .errors import ParameterError
@@ -81,6 +81,16 @@ def model_names(text: str) -> list[str]:
         except ValueError as error:
             raise ValueError(f"{error}, or all") from None
     return list(dict.fromkeys(names))
+
+
+def one_model(text: str) -> str:
+    names = model_names(text)
+    if len(names) != 1:
+        raise ValueError(f"model: one recipe is expected, not {text!r}")
+    return names[0]
+
+
+OneModel = Annotated[str, AfterValidator(one_model)]
 
 
 class Inputs(Params):
@@ -164,30 +174,20 @@ class BuildParams(Params):
 
     teacher: str = Field("auto", description="gives the model its shape: auto, a Hub name, a folder, or minilm; "
                                              "auto means bert-base-uncased from the Hub if it answers, else minilm")
-    model: str = Field("fnet", description="recipe shown beside BERT")
+    model: OneModel = Field("fnet", description="recipe shown beside BERT")
     seq_length: Int = Field(128, ge=2, description="tokens for which FLOPs are counted")
     seed: Int = Field(0, ge=0, description="seed of the random inputs")
-
-    @field_validator("model")
-    @classmethod
-    def _model(cls, value: str) -> str:
-        return one_model(value)
 
 
 class TransferParams(Inputs):
     """02_transfer: teacher -> student, every tensor accounted for."""
 
-    model: str = Field("fnet", description="recipe of the student")
+    model: OneModel = Field("fnet", description="recipe of the student")
     task: Task = Field("cola", description="GLUE task whose training sentences measure the gain and the plots")
     groups: str = Field("all", description="component groups to copy: all, or a comma list")
     sentences: Int = Field(64, ge=1, description="unlabelled sentences used to measure")
     save: str = Field("", description="folder for the student (save_pretrained); empty: not saved")
     seed: Int = Field(0, ge=0, description="seed of what is newly initialised")
-
-    @field_validator("model")
-    @classmethod
-    def _model(cls, value: str) -> str:
-        return one_model(value)
 
 
 class EfficiencyParams(Params):
@@ -285,10 +285,3 @@ def _choices(name: str, text: str, allowed: tuple[str, ...]) -> str:
         if word not in allowed:
             raise ValueError(f"{name}: {word!r} is not one of: {', '.join(allowed)}")
     return ",".join(dict.fromkeys(words))
-
-
-def one_model(text: str) -> str:
-    names = model_names(text)
-    if len(names) != 1:
-        raise ValueError(f"model: one recipe is expected, not {text!r}")
-    return names[0]

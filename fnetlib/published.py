@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import pandas as pd
 
-NAME = "the 2023 study"
 SOURCE = "https://github.com/Joqsan/bert-vs-fnet"
 TEACHER = "bert-base-uncased"
 TRAINING = "study"  # our name of its training recipe

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from huggingface_hub import constants
-from transformers import BertConfig, BertForMaskedLM, DistilBertConfig, DistilBertModel
+from transformers import BertForMaskedLM, DistilBertConfig, DistilBertModel
 
 from fnetlib import hub, teacher
 from fnetlib.params import ParameterError

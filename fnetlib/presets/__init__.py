@@ -25,7 +25,6 @@ class Preset(Params):
     transfer: dict[str, Any] = Field({}, description="parameters of 02_transfer")
     build: dict[str, Any] = Field({}, description="parameters of 01_build")
     efficiency: dict[str, Any] = Field({}, description="parameters of 04_efficiency")
-    expected: dict[str, Any] = Field({}, description="published numbers a run is compared with")
 
     @property
     def results(self) -> str:
