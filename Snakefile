@@ -4,9 +4,10 @@
     snakemake --cores 8 --config preset=minilm          real data; eight fine-tunings side by side on one GPU
     snakemake --profile profiles/slurm --config preset=minilm       the same sweep on a cluster
 
-A preset's cell (training, task, model, seed) is one job: `python -m fnetlib finetune`, which skips what has a record.
-What a job printed, the record's path, is its marker in results/<preset>/done/. Rendered notebooks find all records
-there and only show them. `preset` may also be a path to a YAML file of your own.
+A preset's cell (sweep, task, model, seed) is one job: `python -m fnetlib finetune`, which skips what has a record.
+What a job printed, the records' paths, is its marker in results/<preset>/done/. Rendered notebooks find all records
+there and only show them. Teachers that a preset trains itself come first. On a host with several GPUs the jobs take
+turns over them. `preset` may also be a path to a YAML file of your own.
 """
 
 import fcntl
@@ -14,6 +15,7 @@ import json
 import os
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -38,6 +40,8 @@ try:
     BUILD = parameters(BuildParams, preset.build)
     TRANSFER = parameters(TransferParams, preset.transfer)
     EFFICIENCY = parameters(EfficiencyParams, preset.efficiency)
+    TEACHERS = {name: parameters(TransferParams, {"save": preset.teacher_folder(name), "force": True, **own})
+                for name, own in preset.teachers.items()}
 except ParameterError as error:
     raise WorkflowError(f"preset {PRESET}: {str(error).removeprefix('preset: ')}") from None
 
@@ -55,12 +59,39 @@ SOURCE = next((d for d in (workflow.basedir, os.environ["FNETLIB_ROOT"]) if Path
 NOTEBOOKS = f"{SOURCE}/notebooks"
 RESULTS = preset.results  # relative: a rendered notebook must not name this machine's folders
 DONE, LOGS, RENDERED = f"{RESULTS}/done", f"{RESULTS}/logs", f"{RESULTS}/notebooks"
-CELLS = {f"{training}-{task}-{model}-{seed}": (training, task, model, seed)
-         for training, task, model, seed in preset.cells()}
-SWEEPS = {f"{training}-{task}": (training, task) for training, tasks in preset.sweeps.items() for task in tasks}
+CELLS = {cell.name: cell for cell in preset.cells()}
+SWEEPS = {f"{sweep}-{task}": (sweep, task) for sweep, tasks in preset.sweeps.items() for task in tasks}
+
 
 def cells_of(wildcards):
-    return [f"{DONE}/{cell}.txt" for cell, key in CELLS.items() if key[:2] == SWEEPS[wildcards.sweep]]
+    return [f"{DONE}/{name}.txt" for name, cell in CELLS.items() if f"{cell.sweep}-{cell.task}" == wildcards.sweep]
+
+
+def before(wildcards):
+    """What a cell waits for: its grid's points, and the teacher if the preset trains it."""
+    cell = CELLS[wildcards.cell]
+    own = [preset.teacher_folder(cell.teacher) + "/record.json"] if cell.teacher in preset.teachers else []
+    return [f"{DONE}/{name}.txt" for name in cell.needs] + own
+
+
+def gpus():
+    """The GPUs that jobs take turns over: CUDA_VISIBLE_DEVICES, else what the driver lists; none on most machines."""
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        return [gpu for gpu in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if gpu]
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [str(i) for i in range(len(re.findall(r"^GPU \d+:", listed, re.MULTILINE)))]
+
+
+GPUS = gpus()
+
+
+def on_gpu(wildcards):
+    """On a host with several GPUs: the one of this cell."""
+    place = list(CELLS).index(wildcards.cell)
+    return f"CUDA_VISIBLE_DEVICES={GPUS[place % len(GPUS)]}" if len(GPUS) > 1 and not workflow.remote_exec else ""
 
 
 def command_line(values):
@@ -69,8 +100,9 @@ def command_line(values):
 
 
 def finetune_options(wildcards):
-    training, task, model, seed = CELLS[wildcards.cell]
-    return command_line({**preset.finetune(training, task), "model": model, "seeds": seed})
+    cell = CELLS[wildcards.cell]
+    one = {"model": cell.model, "seeds": cell.seed}
+    return command_line({**preset.finetune(cell.sweep, cell.task), **one, **cell.options})
 
 
 def cores():
@@ -80,8 +112,9 @@ def cores():
         return 1
 
 
-# Fine-tunings that run side by side are marked in their records: their speed is no measurement of the model.
-SHARED = "--shared" if cores() > 1 and not workflow.remote_exec else ""
+def shared(wildcards):
+    """Fine-tunings that run side by side are marked in their records: their speed is no measurement of the model."""
+    return "--shared" if cores() > 1 and not workflow.remote_exec and not CELLS[wildcards.cell].solo else ""
 
 
 def forget_lost_results():
@@ -131,6 +164,7 @@ onerror:
 wildcard_constraints:
     cell="|".join(map(re.escape, CELLS)),
     sweep="|".join(map(re.escape, SWEEPS)),
+    teacher="|".join(map(re.escape, preset.teachers)) or "none",
 
 
 # Logs keep everything; what tells how far a job is (bars, epochs) shows on the terminal too, with the job's name.
@@ -179,17 +213,43 @@ rule transfer:
         RENDER
 
 
+# A teacher that the preset trains itself. Its weights are kept here and never committed: where they are missing they
+# are asked for, so a record that is there does not stop the training.
+rule teacher:
+    input:
+        notebook=local(f"{NOTEBOOKS}/02_transfer.ipynb"),
+    output:
+        f"{RESULTS}/teachers/{{teacher}}/record.json",
+        notebook=f"{RENDERED}/02_transfer-{{teacher}}.ipynb",
+    log:
+        text=f"{LOGS}/02_transfer-{{teacher}}.log",
+        notebook=f"{LOGS}/02_transfer-{{teacher}}.ipynb",
+    params:
+        values=lambda wildcards: TEACHERS[wildcards.teacher],
+    priority: 90
+    message:
+        "02 train the teacher {wildcards.teacher}"
+    shell:
+        RENDER
+
+
 rule finetune:
+    input:
+        before,
     output:
         f"{DONE}/{{cell}}.txt",
     log:
         f"{LOGS}/finetune-{{cell}}.log",
     params:
         options=finetune_options,
+        shared=shared,
+        gpu=on_gpu,
+    threads: lambda wildcards: cores() if CELLS[wildcards.cell].solo else 1
+    priority: 10
     message:
         "03 fine-tune {wildcards.cell}"
     shell:
-        "({PYTHON:q} -m fnetlib finetune {params.options} {SHARED} 2>&1 >&3 | tee {log:q} "
+        "({params.gpu} {PYTHON:q} -m fnetlib finetune {params.options} {params.shared} 2>&1 >&3 | tee {log:q} "
         + shown_as("{wildcards.cell}") + ") 3> {output:q}.part && mv {output:q}.part {output:q}"
 
 

@@ -65,7 +65,19 @@ RECIPES: dict[str, dict[str, Any]] = {
     "fnet": {"mixer": "fourier", **REPAIRED},  # the repaired swap
     "bound": {"mixer": "identity", **REPAIRED},  # mixing removed, all else as `fnet`: the speed limit
 }
-ACCEPTED = f"{', '.join(RECIPES)}, hybrid-K (attention in K layers), hybrid-at-I-J-... (in these layers, from 0)"
+# The repairs that separate `fnet-naive` from `fnet`, and the projection as an axis of its own: name -> (config choice,
+# its value with the repair, its value without).
+REPAIRS: dict[str, tuple[str, Any, Any]] = {
+    "norm": ("fourier_norm", "ortho", "backward"),
+    "mask": ("padding", "mask", "ignore"),
+    "gain": ("gain", True, False),
+    "projection": ("output_projection", True, False),
+}
+CALIBRATED = "-calibrated"
+ACCEPTED = (f"{', '.join(RECIPES)}, hybrid-K (attention in K layers), hybrid-at-I-J-... (in these layers, from 0), any of "
+            f"them with a repair added or left out (fnet-naive+norm, fnet-no-mask; {', '.join(REPAIRS)}), or refitted in "
+            f"closed form (fnet{CALIBRATED})")
+_NAME = re.compile(r"(?P<base>.+?)(?P<added>(?:\+[a-z]+)*)(?P<left_out>(?:-no-[a-z]+)*)(?P<calibrated>-calibrated)?")
 
 
 def hybrid_layers(kept: int, layers: int) -> list[int]:
@@ -76,17 +88,40 @@ def hybrid_layers(kept: int, layers: int) -> list[int]:
 def recipe(name: str, layers: int) -> dict[str, Any]:
     """Config choices of a recipe for a model of `layers` layers.
 
-    Raises ParameterError naming the accepted recipes.
+    Repairs change single choices: `fnet-naive+norm` adds one, `fnet-no-norm` leaves one out; both can be chained. In a
+    `-calibrated` recipe the gain is part of the refitted projection, see `calibrate.py`. Raises ParameterError naming
+    the accepted recipes.
     """
-    if name in RECIPES:
-        choices = dict(RECIPES[name])
+    match = _NAME.fullmatch(name)
+    if not match:
+        raise ParameterError(f"model: {name!r} is not one of: {ACCEPTED}")
+    choices = _base(name, match["base"], layers)
+    added, left_out = match["added"].split("+")[1:], match["left_out"].split("-no-")[1:]
+    for repair in added + left_out:
+        if repair not in REPAIRS:
+            raise ParameterError(f"model: {name!r}: {repair!r} is not one of: {', '.join(REPAIRS)}")
+        choice, with_it, without = REPAIRS[repair]
+        value = with_it if repair in added else without
+        if set(choices["mixers"]) == {"attention"} or choices[choice] == value:
+            raise ParameterError(f"model: {name!r}: {repair!r} changes nothing in {match['base']!r}")
+        choices[choice] = value
+    if match["calibrated"]:
+        if set(choices["mixers"]) == {"attention"} or not choices["output_projection"]:
+            raise ParameterError(f"model: {name!r} has no output projection of a swapped layer to refit")
+        choices["gain"] = False
+    return choices
+
+
+def _base(name: str, base: str, layers: int) -> dict[str, Any]:
+    if base in RECIPES:
+        choices = dict(RECIPES[base])
         return {"mixers": [choices.pop("mixer")] * layers, **choices}
-    if match := re.fullmatch(r"hybrid-(\d+)", name):
+    if match := re.fullmatch(r"hybrid-(\d+)", base):
         count = int(match[1])
         if not 1 <= count <= layers:
             raise ParameterError(f"model: {name!r} keeps {count} of {layers} layers; K is from 1 to {layers}")
         kept = hybrid_layers(count, layers)
-    elif match := re.fullmatch(r"hybrid-at((?:-\d+)+)", name):
+    elif match := re.fullmatch(r"hybrid-at((?:-\d+)+)", base):
         kept = [int(i) for i in match[1].split("-")[1:]]
         if len(set(kept)) != len(kept) or max(kept) >= layers:
             raise ParameterError(f"model: {name!r} needs distinct layers from 0 to {layers - 1}")

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
 from torch.nn.functional import cosine_similarity, pad
 
-from .plots import colour
 from .teacher import Teacher
 from .transfer import branches, build_student, rms
 
@@ -27,13 +25,24 @@ def pad_batch(batch: Batch, extra: int) -> Batch:
     return {name: pad(tensor, (0, extra)) for name, tensor in batch.items()}
 
 
+def linear_cka(x: torch.Tensor, y: torch.Tensor) -> float:
+    """Linear centred kernel alignment of `[tokens, a]` and `[tokens, b]`, 0 to 1 (Kornblith 2019, section 3).
+
+    Unlike the cosine it does not see rotations and scalings: whether the tokens' geometry survives, in any basis.
+    """
+    x, y = (z.double() - z.double().mean(0) for z in (x, y))
+    cross, own_x, own_y = ((a.T @ b).norm() for a, b in ((x, y), (x, x), (y, y)))
+    return float(cross**2 / (own_x * own_y))
+
+
 @torch.no_grad()
 def swap_effects(teacher: Teacher, recipes: list[str], batch: Batch, extra_padding: int = 16) -> pd.DataFrame:
     """Per recipe and layer, on `batch` (`[batch, seq]` tensors), without any training:
 
     branch_ratio: RMS of what the mixing sub-layer adds over RMS of the residual stream it adds to, on the student's
-    own states; cosine: mean over tokens of the cosine to the teacher's state after that layer; padding_shift: largest
-    change of any unit of that state when `extra_padding` padding tokens are added (states are LayerNorm outputs).
+    own states; cosine: mean over tokens of the cosine to the teacher's state after that layer; cka: linear centred
+    kernel alignment with it; padding_shift: largest change of any unit of that state when `extra_padding` padding tokens
+    are added (states are LayerNorm outputs).
     """
     reference, _ = build_student(teacher, "bert", head="none")
     target, rows = states(reference, batch), []
@@ -44,40 +53,7 @@ def swap_effects(teacher: Teacher, recipes: list[str], batch: Batch, extra_paddi
             rows.append({
                 "model": recipe, "layer": number, "branch_ratio": rms(part["branch"]) / rms(part["residual"]),
                 "cosine": float(cosine_similarity(own[number + 1], target[number + 1], dim=-1).mean()),
+                "cka": linear_cka(own[number + 1], target[number + 1]),
                 "padding_shift": float((own[number + 1] - padded[number + 1]).abs().max()),
             })
     return pd.DataFrame(rows)
-
-
-PANELS = {
-    "branch_ratio": ("Mixing branch / residual stream (RMS)", "log"),
-    "cosine": ("Cosine to the teacher's state", "linear"),
-    "padding_shift": ("Largest change under extra padding", "symlog"),
-}
-
-
-def swap_figure(effects: pd.DataFrame, title: str = "What the swap does to the hidden states") -> Figure:
-    """One panel a measure, one line a recipe, layers along the x axis."""
-    figure = Figure(figsize=(11, 3.6), layout="constrained")
-    for axis, (column, (name, scale)) in zip(figure.subplots(1, len(PANELS)), PANELS.items()):
-        for recipe, part in effects.groupby("model", sort=False):
-            axis.plot(part["layer"], part[column], marker="o", markersize=4, label=recipe, color=colour(recipe))
-        axis.set_yscale(scale, **({"linthresh": 1e-4} if scale == "symlog" else {}))
-        axis.set_title(name, fontsize=10)
-        axis.set_xlabel("layer")
-        axis.grid(alpha=0.3)
-    figure.axes[0].legend(fontsize=8)
-    figure.suptitle(title, fontsize=11)
-    return figure
-
-
-def in_words(effects: pd.DataFrame) -> str:
-    """The figure in numbers: one line a recipe."""
-    lines = []
-    for recipe, part in effects.groupby("model", sort=False):
-        low, high = part["branch_ratio"].min(), part["branch_ratio"].max()
-        lines.append(
-            f"{recipe}: the mixing branch is {low:.3g} to {high:.3g} times the residual stream; the last layer's states "
-            f"have cosine {part['cosine'].iloc[-1]:.3f} to the teacher's; extra padding moves a unit by up to "
-            f"{part['padding_shift'].max():.2g}")
-    return "\n".join(lines)

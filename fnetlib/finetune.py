@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import shutil
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,15 +12,16 @@ import numpy as np
 import pandas as pd
 import torch
 from transformers import (
-    DataCollatorWithPadding, PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments, set_seed,
+    DataCollatorWithPadding, PrinterCallback, ProgressCallback, Trainer, TrainingArguments, set_seed,
 )
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from . import records
-from .config import recipe
+from .callbacks import Bar, EpochLine, Pace, TimedCheckpoint, last_checkpoint, say, watched
+from .config import CALIBRATED, recipe
 from .hub import in_notebook
 from .metrics import GlueMetric, chance
-from .params import FinetuneParams, ParameterError
+from .padding import logits_padded_to, score_by_padding
+from .params import FinetuneParams, ParameterError, parse_grid
 from .provenance import code, environment, now
 from .records import Record, RecordStore, make_run_id
 from .tasks import TaskData, load_task, results_folder
@@ -30,6 +30,7 @@ from .transfer import DEFAULT_GROUPS, build_student, sentence_batch
 
 EVAL_BATCH_SIZE = 64
 GAIN_SENTENCES = 64  # unlabelled training examples on which a recipe's gain is measured
+CALIBRATION_SENTENCES = 512  # and on which a `-calibrated` recipe's projections are refitted
 
 
 def finetune(params: FinetuneParams) -> list[Record]:
@@ -49,15 +50,36 @@ def finetune(params: FinetuneParams) -> list[Record]:
         recipe(model, teacher.config.num_hidden_layers)  # refuses what does not fit
     store = RecordStore(results_folder(params.results, data.record.source))
     done, errors = [], []
-    for seed in params.all_seeds:
+
+    def attempt(params: FinetuneParams, model: str, seed: int) -> None:
+        try:
+            done.append(run(params, data, teacher, model, seed, store))
+        except RuntimeError as error:  # out of memory, a kernel that is missing: the other runs go on
+            errors.append(f"{params.task}/{model}/seed {seed}: {_one_line(error)}")
+
+    if params.grid:
         for model in params.models:
-            try:
-                done.append(run(params, data, teacher, model, seed, store))
-            except RuntimeError as error:  # out of memory, a kernel that is missing: the other runs go on
-                errors.append(f"{params.task}/{model}/seed {seed}: {_one_line(error)}")
+            first, *others = params.all_seeds
+            tried = len(done)
+            for point in params.grid_points():
+                attempt(params.model_copy(update={**point, "grid": "", "training": params.grid_name}), model, first)
+            if best := choose(done[tried:]):
+                point = {name: best.params[name] for name in parse_grid(params.grid)}
+                for seed in others:
+                    attempt(params.model_copy(update={**point, "grid": "", "training": params.recipe_name}), model, seed)
+    else:
+        for seed in params.all_seeds:
+            for model in params.models:
+                attempt(params, model, seed)
     if errors:
         raise RuntimeError("; ".join(errors))
     return done
+
+
+def choose(tried: list[Record]) -> Record | None:
+    """The run with the best score after its last epoch; equal scores (all collapsed, say): the lowest evaluation loss."""
+    scored = [r for r in tried if r.metrics and r.metrics.headline.last is not None]
+    return max(scored, key=lambda r: (r.metrics.headline.last, -r.metrics.history[-1]["eval_loss"]), default=None)
 
 
 def run(params: FinetuneParams, data: TaskData, teacher: Teacher, model: str, seed: int,
@@ -65,6 +87,8 @@ def run(params: FinetuneParams, data: TaskData, teacher: Teacher, model: str, se
     """One run, or its record if there is one. A killed run goes on from its last checkpoint."""
     decisive = {**params.decisive(), "eval_batch_size": EVAL_BATCH_SIZE, "gain_sentences": GAIN_SENTENCES,
                 "groups": list(DEFAULT_GROUPS), "recipe": recipe(model, teacher.config.num_hidden_layers)}
+    if model.endswith(CALIBRATED):
+        decisive["calibration_sentences"] = CALIBRATION_SENTENCES
     run_id = make_run_id("finetune", params.task, model, seed, decisive, data.record.fingerprint,
                          teacher.fingerprint)
     existing = store.get(run_id)
@@ -75,7 +99,7 @@ def run(params: FinetuneParams, data: TaskData, teacher: Teacher, model: str, se
         "training": params.recipe_name, "teacher": teacher.record(), "data": data.record, "code": code(),
         "started": now(),
     }
-    _say(f"{params.task} / {model} / seed {seed}: {run_id}")
+    say(f"{params.task} / {model} / seed {seed}: {run_id}")
     work = store.results / "work" / run_id
     if params.force:
         shutil.rmtree(work, ignore_errors=True)
@@ -97,8 +121,9 @@ def run(params: FinetuneParams, data: TaskData, teacher: Teacher, model: str, se
 def _train(params: FinetuneParams, data: TaskData, teacher: Teacher, model: str, seed: int,
            work: Path) -> dict[str, Any]:
     set_seed(seed)
+    sentences = CALIBRATION_SENTENCES if model.endswith(CALIBRATED) else GAIN_SENTENCES
     student, report = build_student(
-        teacher, model, batch=sentence_batch(teacher, data, GAIN_SENTENCES, params.max_length), num_labels=data.task.num_labels,
+        teacher, model, batch=sentence_batch(teacher, data, sentences, params.max_length), num_labels=data.task.num_labels,
         problem_type="regression" if data.task.regression else "single_label_classification")
     trainer = make_trainer(params, data, teacher, student, seed, work)
     if trainer.args.device.type == "cuda":
@@ -108,13 +133,13 @@ def _train(params: FinetuneParams, data: TaskData, teacher: Teacher, model: str,
     result = trainer.train(resume_from_checkpoint=checkpoint)
     wall = time.perf_counter() - start
 
+    pace = next(c for c in trainer.callback_handler.callbacks if isinstance(c, Pace))
     history = epochs(trainer.state.log_history)
     headline = data.task.headline
     scores = [entry[headline] for entry in history if math.isfinite(entry[headline])]
     values = [v for e in history for v in (e["train_loss"], e["eval_loss"], e[headline]) if v is not None]
     diverged = not all(math.isfinite(v) for v in values)
-    predicted = trainer.predicted
-    last = trainer.last_metrics
+    predicted, last = trainer.predicted, trainer.last_metrics
     peak = torch.cuda.max_memory_allocated() if trainer.args.device.type == "cuda" else None
     return {
         "status": "diverged" if diverged else "finished",
@@ -122,11 +147,13 @@ def _train(params: FinetuneParams, data: TaskData, teacher: Teacher, model: str,
             headline=records.Headline(
                 name=headline, last=None if diverged else scores[-1], best=max(scores, default=None)),
             validation={**last, "chance": chance(data.task, np.array(_labels(data)))},
-            history=history, predicted=predicted, degenerate=len(predicted) == 1),
+            history=history, predicted=predicted, degenerate=len(predicted) == 1,
+            padding=[] if diverged else padding_scores(params, trainer)),
         "timing": {
             "train_runtime_s": result.metrics["train_runtime"], "wall_s": wall,
             "train_steps_per_s": result.metrics["train_steps_per_second"],
             "train_samples_per_s": result.metrics["train_samples_per_second"],
+            "steady_steps_per_s": pace.steps_per_s,
             "eval_runtime_s": trainer.last_speed["runtime"], "eval_steps_per_s": trainer.last_speed["steps_per_second"],
             "eval_samples_per_s": trainer.last_speed["samples_per_second"],
             "steps": trainer.state.global_step, "resumed": checkpoint is not None,
@@ -139,6 +166,29 @@ def _train(params: FinetuneParams, data: TaskData, teacher: Teacher, model: str,
             total=student.num_parameters(), trainable=student.num_parameters(only_trainable=True)),
         "transfer": report.record(),
     }
+
+
+def padding_scores(params: FinetuneParams, trainer: GlueTrainer) -> list[dict[str, Any]]:
+    """The headline score on the validation set by padding length, see `padding.py`; empty where none is asked for."""
+    task, model = trainer.task, trainer.model
+    limit = model.config.max_position_embeddings
+    lengths = [int(part) for part in params.padded_to.split(",") if part and int(part) <= limit]
+    if not lengths or task.regression:
+        return []
+    examples = trainer.eval_dataset
+    if isinstance(examples, dict):
+        examples = next(iter(examples.values()))
+    labels = np.array(examples["label"])
+
+    def predict(length: int) -> np.ndarray:
+        with trainer.accelerator.autocast():
+            logits = logits_padded_to(model, trainer.processing_class, examples, length, EVAL_BATCH_SIZE)
+        return logits.argmax(-1)
+
+    def score(predictions: np.ndarray) -> float:
+        return trainer.metric.compute(predictions=predictions, references=labels)[task.headline]
+
+    return score_by_padding(predict, score, lengths)
 
 
 def _labels(data: TaskData) -> list:
@@ -167,7 +217,7 @@ def make_trainer(params: FinetuneParams, data: TaskData, teacher: Teacher, stude
         gradient_accumulation_steps=params.accumulate, weight_decay=params.weight_decay, warmup_steps=params.warmup,
         lr_scheduler_type="linear", bf16=params.precision == "bf16", fp16=params.precision == "fp16",
         seed=seed, data_seed=seed, eval_strategy="epoch", logging_strategy="epoch", logging_nan_inf_filter=False,
-        save_strategy="no", save_total_limit=2, report_to=[], disable_tqdm=not _watched(), dataloader_num_workers=0,
+        save_strategy="no", save_total_limit=2, report_to=[], disable_tqdm=not watched(), dataloader_num_workers=0,
         dataloader_pin_memory=torch.cuda.is_available(),
     )
     # One GPU a run: on a host with several, the Trainer would spread each batch and so change the recipe.
@@ -175,7 +225,7 @@ def make_trainer(params: FinetuneParams, data: TaskData, teacher: Teacher, stude
     trainer = GlueTrainer(
         task=data.task, model=student, args=arguments, train_dataset=prepare(data.train), eval_dataset=validation,
         processing_class=teacher.tokenizer, data_collator=DataCollatorWithPadding(teacher.tokenizer),
-        callbacks=[TimedCheckpoint(params.checkpoint_minutes)],
+        callbacks=[TimedCheckpoint(params.checkpoint_minutes), Pace()],
     )
     # stdout is for the records' paths: the Trainer's own printing goes, one line an epoch goes to stderr instead.
     for printing in (PrinterCallback, ProgressCallback):
@@ -244,63 +294,8 @@ def epochs(log: list[dict[str, float]]) -> list[dict[str, Any]]:
     return [row for row in found.values() if row["eval_loss"] is not None]
 
 
-class TimedCheckpoint(TrainerCallback):
-    """Ask for a checkpoint every so many minutes: short runs write none, long ones lose little to a kill.
-
-    At an epoch's last step it waits for the evaluation, so that a resumed run has that epoch's scores. (The training
-    loss logged for an epoch that was resumed midway is the mean over its remaining steps.)
-    """
-
-    def __init__(self, minutes: float):
-        self.seconds, self.last = minutes * 60, time.monotonic()
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step % (state.max_steps // state.num_train_epochs):
-            self._save_if_due(state, control)
-        return control
-
-    def on_epoch_end(self, args, state, control, **kwargs):
-        self._save_if_due(state, control)
-        return control
-
-    def _save_if_due(self, state, control) -> None:
-        if time.monotonic() - self.last >= self.seconds and state.global_step < state.max_steps:
-            control.should_save, self.last = True, time.monotonic()
-
-
-class Bar(ProgressCallback):
-    """The Trainer's progress bar without its log lines."""
-
-    def on_log(self, *args, **kwargs):
-        pass
-
-
-class EpochLine(TrainerCallback):
-    """One line an epoch, on stderr."""
-
-    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
-        shown = {k.removeprefix("eval_"): v for k, v in (metrics or {}).items()
-                 if isinstance(v, float) and not k.endswith(("runtime", "per_second", "epoch"))}
-        _say(f"  epoch {state.epoch:.0f}/{state.num_train_epochs}  "
-             + "  ".join(f"{k} {v:.4f}" for k, v in shown.items()))
-
-
-def last_checkpoint(work: Path) -> str | None:
-    """The newest whole checkpoint of a killed run; one that was being written has no trainer_state.json yet."""
-    whole = [path.parent for path in work.glob(f"{PREFIX_CHECKPOINT_DIR}-*/trainer_state.json")]
-    return str(max(whole, key=lambda path: int(path.name.split("-")[-1]))) if whole else None
-
-
 def _environment(precision: str) -> dict[str, Any]:
     return environment("cuda" if torch.cuda.is_available() else "cpu", precision)
-
-
-def _watched() -> bool:
-    return in_notebook() or sys.stderr.isatty()
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def _one_line(error: BaseException) -> str:

@@ -6,6 +6,7 @@ to these names and defaults. A bad value raises ParameterError, one line that na
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import Annotated, Any, Literal, get_args
 
@@ -111,6 +112,8 @@ class FinetuneParams(Inputs):
     model: str = Field("bert,fnet-naive,fnet", description="recipe, comma list of recipes, or all")
     seed: Int = Field(42, ge=0, lt=2**32, description="random seed of initialisation, data order and dropout")
     seeds: CommaList = Field("", description="comma list of seeds; if given, it replaces seed")
+    grid: str = Field("", description="values to choose from on the first seed, e.g. learning_rate 3e-5 1e-4, epochs 3 10; "
+                                      "the best combination is run on the other seeds")
     epochs: Int = Field(5, ge=1, description="passes over the training set")
     learning_rate: Float = Field(2e-5, gt=0, description="peak learning rate of AdamW, linear decay to 0")
     batch_size: Int = Field(16, ge=1, description="examples a step (times accumulate)")
@@ -124,6 +127,8 @@ class FinetuneParams(Inputs):
     training: str = Field("auto", pattern=r"^[a-z0-9_]+$",
                           description="name of the training recipe in tables; auto means study if the values are the "
                                       "study's, else custom")
+    padded_to: CommaList = Field("16,32,64,128", description="after training, score again with every example padded to at "
+                                                             "least so many tokens, comma list; empty: not done")
     checkpoint_minutes: Float = Field(10.0, ge=0, description="minutes between checkpoints that a killed run "
                                                               "resumes from")
     shared: bool = Field(False, description="True: other jobs share the device, so its speed is not a measurement")
@@ -141,6 +146,28 @@ class FinetuneParams(Inputs):
             raise ValueError(f"seeds: {value!r} is not a comma list of whole numbers, e.g. 1,2,3")
         return ",".join(dict.fromkeys(value.replace(" ", "").split(",")))
 
+    @field_validator("padded_to")
+    @classmethod
+    def _padded_to(cls, value: str) -> str:
+        parts = [part.strip() for part in value.split(",") if part.strip()]
+        if not all(part.isdigit() and int(part) for part in parts):
+            raise ValueError(f"padded_to: {value!r} is not a comma list of whole numbers, e.g. 16,128")
+        return ",".join(dict.fromkeys(parts))
+
+    @field_validator("grid")
+    @classmethod
+    def _grid(cls, value: str) -> str:
+        parse_grid(value)
+        return value
+
+    @model_validator(mode="after")
+    def _grid_needs_seeds(self):
+        if self.grid and len(self.all_seeds) < 2:
+            raise ValueError("grid: two seeds are needed, one to choose on and one to run; e.g. seeds 1,2,3")
+        for point in self.grid_points():
+            type(self).parse({**self.model_dump(), **point, "grid": "", "training": self.grid_name})
+        return self
+
     @model_validator(mode="after")
     def _study_is_the_study(self):
         if self.training == "study" and self.recipe_name != "study":
@@ -156,9 +183,21 @@ class FinetuneParams(Inputs):
     def all_seeds(self) -> list[int]:
         return [int(s) for s in self.seeds.split(",")] if self.seeds else [self.seed]
 
+    def grid_points(self) -> list[dict[str, Any]]:
+        """Every combination of the grid's values; empty without a grid."""
+        values = parse_grid(self.grid)
+        return [dict(zip(values, point)) for point in itertools.product(*values.values())] if values else []
+
+    @property
+    def grid_name(self) -> str:
+        """The training recipe's name of the grid's own runs: they choose, and are not reported as its result."""
+        return f"{'tuned' if self.training == 'auto' else self.training}_grid"
+
     @property
     def recipe_name(self) -> str:
         """Name of the training recipe, resolved."""
+        if self.grid:
+            return "tuned" if self.training == "auto" else self.training
         if all(getattr(self, name) == value for name, value in STUDY.items()):
             return "study" if self.training == "auto" else self.training
         return "custom" if self.training in ("auto", "study") else self.training
@@ -167,6 +206,28 @@ class FinetuneParams(Inputs):
         """What decides a run's result besides task, model, seed, data and teacher: goes into the run_id."""
         names = [*STUDY, "precision"]
         return {name: getattr(self, name) for name in names}
+
+
+GRID = {"learning_rate": float, "epochs": int, "batch_size": int, "weight_decay": float, "warmup": float}
+
+
+def parse_grid(text: str) -> dict[str, list[float | int]]:
+    """`learning_rate 3e-5 1e-4, epochs 3 10` -> {"learning_rate": [3e-5, 1e-4], "epochs": [3, 10]}.
+
+    Raises ValueError naming what is accepted.
+    """
+    found: dict[str, list[float | int]] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, *values = part.split()
+        if name not in GRID:
+            raise ValueError(f"grid: {name!r} is not one of: {', '.join(GRID)}")
+        try:
+            found[name] = [GRID[name](value) for value in dict.fromkeys(values)]
+        except ValueError:
+            raise ValueError(f"grid: {part!r} is not a name and its values, e.g. learning_rate 3e-5 1e-4") from None
+        if not values:
+            raise ValueError(f"grid: {name} has no values")
+    return found
 
 
 class BuildParams(Params):
@@ -180,14 +241,40 @@ class BuildParams(Params):
 
 
 class TransferParams(Inputs):
-    """02_transfer: teacher -> student, every tensor accounted for."""
+    """02_transfer: teacher -> student, every tensor accounted for; if asked, trained on with text."""
 
-    model: OneModel = Field("fnet", description="recipe of the student")
+    model: OneModel = Field("fnet", description="recipe of the student; bert is the teacher itself")
     task: Task = Field("cola", description="GLUE task whose training sentences measure the gain and the plots")
     groups: str = Field("all", description="component groups to copy: all, or a comma list")
     sentences: Int = Field(64, ge=1, description="unlabelled sentences used to measure")
     save: str = Field("", description="folder for the student (save_pretrained); empty: not saved")
-    seed: Int = Field(0, ge=0, description="seed of what is newly initialised")
+    seed: Int = Field(0, ge=0, description="seed of what is newly initialised, and of the data order")
+    adapt: Literal["none", "mlm"] = Field("none", description="none, or mlm: train on with masked language modelling")
+    text: str = Field("auto", description="text to train on: auto, hub, or folders of parquet files with a column text; "
+                                          "auto means FNETLIB_TEXT_DIR if set, else the Hub")
+    steps: Int = Field(1000, ge=1, description="optimiser steps of the adaptation")
+    batch_size: Int = Field(256, ge=1, description="sequences a step")
+    length: Int = Field(128, ge=8, description="tokens a sequence")
+    learning_rate: Float = Field(5e-4, gt=0, description="peak learning rate of AdamW, linear decay to 0")
+    weight_decay: Float = Field(0.01, ge=0, description="AdamW's decoupled weight decay")
+    warmup: Float = Field(0.06, ge=0, lt=1, description="share of the steps with rising learning rate")
+    masking: Float = Field(0.15, gt=0, lt=1, description="share of the tokens to predict")
+    precision: Precision = Field("fp32", description="fp32, bf16 or fp16 (the last two by autocast)")
+    compile: bool = Field(False, description="True: torch.compile; pays on a GPU from some hundred steps on")
+    shared: bool = Field(False, description="True: other jobs share the device, so its speed is not a measurement")
+    force: bool = Field(False, description="True: adapt again and replace the record that exists")
+
+    @model_validator(mode="after")
+    def _an_adapted_model_is_kept(self):
+        if self.adapt != "none" and not self.save:
+            raise ValueError("save: a folder is needed for the adapted model, e.g. -p save models/bert-mlm")
+        return self
+
+    def adaptation(self) -> dict[str, Any]:
+        """What decides the result of the adaptation besides teacher, text, model and seed."""
+        names = ("adapt", "groups", "steps", "batch_size", "length", "learning_rate", "weight_decay", "warmup", "masking",
+                 "precision", "compile")
+        return {name: getattr(self, name) for name in names}
 
 
 class EfficiencyParams(Params):

@@ -70,6 +70,9 @@ class Metrics(_Part):
     history: list[dict[str, Any]] = Field(description="one entry an epoch: epoch, step, train_loss, eval_loss, ...")
     predicted: dict[str, int] = Field({}, description="label -> times predicted after the last epoch")
     degenerate: bool = Field(False, description="one class (or one value) was predicted for every example")
+    padding: list[dict[str, Any]] = Field(
+        [], description="the headline score with every example padded to at least `padded_to` tokens (0: its own length), "
+                        "and how many predictions changed; see padding.py")
 
 
 class Flops(_Part):

@@ -6,6 +6,7 @@ The tables about speed are in `tables_speed.py`.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -181,14 +182,16 @@ def _differences_section(part: pd.DataFrame, titles: dict[str, str]) -> pd.DataF
 
 def missing(results: Results) -> Table:
     """The cells of the preset's grid that no record answers; a failed run is a record and is not missing."""
-    have = {(r.training, r.task, r.label.split(" [")[0], r.seed) for r in results.finetune.itertuples()}
-    wanted = results.preset.cells()
-    data = pd.DataFrame([c for c in wanted if c not in have], columns=["training", "task", "model", "seed"])
-    shown = [{"Training": training, "Task": task_title(task), "Model": model, "Missing": len(part),
-              "Seeds": ", ".join(map(str, part.seed))}
-             for (training, task, model), part in data.groupby(["training", "task", "model"], sort=False)]
+    key = [*GROUP, "task", "model", "seed"]
+    have = Counter(results.finetune[key].itertuples(index=False, name=None))
+    wanted = Counter(tuple(getattr(cell, name) for name in key) for cell in results.preset.cells())
+    lacking = wanted - have  # a grid has several runs of the same model and seed
+    data = pd.DataFrame(lacking.elements(), columns=key)
+    shown = [{"Training": training, "Teacher": teacher, "Task": task_title(task), "Model": model, "Missing": len(part),
+              "Seeds": ", ".join(map(str, dict.fromkeys(part.seed)))}
+             for (training, teacher, task, model), part in data.groupby([*GROUP, "task", "model"], sort=False)]
     sections = {"": pd.DataFrame(shown)} if shown else {}
-    notes = [f"{len(wanted) - len(data)} of {len(wanted)} runs of preset `{results.name}` are there"
+    notes = [f"{wanted.total() - len(data)} of {wanted.total()} runs of preset `{results.name}` are there"
              f"{'; the rest is listed above' if shown else ': none is missing'}."]
     return Table("missing", tagged("Runs that are missing", results.tag), data, sections, notes)
 

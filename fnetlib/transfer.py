@@ -7,7 +7,7 @@ The student keeps BERT's parameter names, so a shared tensor is copied to its ow
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ import pandas as pd
 import torch
 from torch import nn
 
-from .config import student_config
+from .calibrate import calibrate
+from .config import CALIBRATED, student_config
 from .modeling import (
     FNetBertForMaskedLM, FNetBertForSequenceClassification, FNetBertModel, FNetBertPreTrainedModel, MixingSublayer,
 )
@@ -51,6 +52,7 @@ class Transfer:
 
     rows: tuple[dict[str, Any], ...]
     groups: tuple[str, ...]
+    calibration: list[dict[str, Any]] = field(default_factory=list)  # one dict a refitted layer, see calibrate.py
 
     def table(self) -> pd.DataFrame:
         """Columns: tensor, group, fate (copied, dropped, new), why, shape, size."""
@@ -66,7 +68,7 @@ class Transfer:
         table = self.table()
         fates = {fate: {"tensors": int(len(part)), "parameters": int(part["size"].sum())}
                  for fate, part in table.groupby("fate")}
-        return {"groups": list(self.groups), **fates}
+        return {"groups": list(self.groups), **fates, **({"calibration": self.calibration} if self.calibration else {})}
 
 
 def group_of(name: str) -> str:
@@ -134,10 +136,10 @@ def build_student(
     teacher: Teacher, recipe: str, head: str = "classification", groups: tuple[str, ...] = DEFAULT_GROUPS,
     batch: dict[str, torch.Tensor] | None = None, seed: int | None = None, **overrides: Any,
 ) -> tuple[FNetBertPreTrainedModel, Transfer]:
-    """A student of a teacher: recipe's architecture, shared weights copied, gain measured on `batch`.
+    """A student of a teacher: recipe's architecture, shared weights copied, gain or projections measured on `batch`.
 
     head: `none`, `mlm` or `classification`. batch: tokenised sentences (`input_ids`, `attention_mask`, ...
-    `[batch, seq]`); needed where the recipe has a gain, whose start is 1 without it. seed: of what is new; None leaves
+    `[batch, seq]`); needed where the recipe has a gain, whose start is 1 without it, or is `-calibrated`. seed: of what is new; None leaves
     the random state alone. overrides: config choices (`num_labels=3`, `fourier_norm="backward"`, ...).
     """
     if seed is not None:
@@ -147,7 +149,11 @@ def build_student(
     fates = {(row["group"], row["fate"], row["why"]) for row in report.rows}
     if ("attention", "new", "the teacher has none") in fates:
         raise ParameterError(f"model: {recipe!r} keeps attention in layers where teacher {teacher.name!r} has none")
-    if batch is not None and student.config.gain and ("gain", "copied", "") not in fates:
+    if recipe.endswith(CALIBRATED):
+        if batch is None:
+            raise ParameterError(f"model: {recipe!r} is refitted on sentences, and none are given")
+        report = replace(report, calibration=calibrate(build_student(teacher, "bert", head="none")[0], student, batch))
+    elif batch is not None and student.config.gain and ("gain", "copied", "") not in fates:
         set_gain(teacher, student, batch)
     student.eval()
     return student, report
@@ -231,10 +237,17 @@ def verify(teacher: Teacher, student: nn.Module, report: Transfer) -> dict[str, 
     return {"copied": len(copied), "equal": len(copied), "student": len(ours), "teacher": len(theirs)}
 
 
+def save(student: nn.Module, teacher: Teacher, folder: str) -> None:
+    """The student and its tokenizer, for `from_pretrained`."""
+    student.save_pretrained(folder)
+    teacher.tokenizer.save_pretrained(folder)
+
+
 def write_record(params: TransferParams, teacher: Teacher, data: TaskData, report: Transfer,
                  effects: pd.DataFrame) -> Path:
     """A record of stage `transfer`: what went where, and what the swap did to the hidden states."""
-    decisive = {"groups": list(report.groups), "sentences": params.sentences}
+    decisive = {"groups": list(report.groups), "sentences": params.sentences,
+                "effects": list(dict.fromkeys(effects["model"]))}
     run_id = make_run_id("transfer", params.task, params.model, params.seed, decisive, data.record.fingerprint,
                          teacher.fingerprint)
     store = RecordStore(results_folder(params.results, data.record.source))

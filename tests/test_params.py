@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from fnetlib.params import STUDY, STUDY_MODELS, FinetuneParams, ParameterError, TransferParams, model_names
-from fnetlib.presets import load_preset, names
+from fnetlib.params import STUDY, STUDY_MODELS, FinetuneParams, ParameterError, TransferParams, model_names, parse_grid
+from fnetlib.presets import Preset, load_preset, names
 
 
 @pytest.mark.parametrize("bad, message", [
@@ -25,6 +25,15 @@ from fnetlib.presets import load_preset, names
     ({"training": "My Recipe"}, "training: 'My Recipe' does not fit"),
     ({"training": "study", "epochs": 2}, "is the 2023 study's recipe, but epochs=2 (the study: 5)"),
     ({"task": 3, "epochs": "x"}, "; epochs: 'x'"),
+    ({"grid": "lr 1", "seeds": "1,2"}, "grid: 'lr' is not one of: learning_rate, epochs, batch_size"),
+    ({"grid": "epochs two", "seeds": "1,2"}, "grid: 'epochs two' is not a name and its values"),
+    ({"grid": "epochs", "seeds": "1,2"}, "grid: epochs has no values"),
+    ({"grid": "epochs 1 0", "seeds": "1,2"}, "epochs: 0 does not fit"),
+    ({"grid": "epochs 1 2"}, "grid: two seeds are needed"),
+    ({"padded_to": "16,x"}, "padded_to: '16,x' is not a comma list of whole numbers"),
+    ({"model": "fnet-no-mask-no-nrom"}, "'nrom' is not one of: norm, mask, gain, projection"),
+    ({"model": "fnet+mask"}, "'mask' changes nothing in 'fnet'"),
+    ({"model": "bert-no-gain"}, "'gain' changes nothing in 'bert'"),
 ])
 def test_bad_values(bad, message):
     with pytest.raises(ParameterError) as error:
@@ -72,9 +81,38 @@ def test_presets_are_valid_and_never_fall_back():
         for training, tasks in preset.sweeps.items():
             for task in tasks:
                 params = FinetuneParams.parse(preset.finetune(training, task))
-                assert params.recipe_name == training
-        assert len(set(preset.cells())) == len(preset.cells())
+                assert params.recipe_name == tasks[task].get("training", training)
+        for own in preset.teachers.values():
+            TransferParams.parse({**preset.inputs(), "save": "x", **own})
+        assert len({cell.name for cell in preset.cells()}) == len(preset.cells())
     assert load_preset("quick").data == "synthetic" and "SYNTHETIC" in load_preset("quick").title
+
+
+def test_a_grid_is_tried_on_the_first_seed_and_run_on_the_others():
+    preset = Preset.parse({
+        "name": "x", "title": "x", "teacher": "minilm", "data": "synthetic", "models": ["bert", "fnet"],
+        "teachers": {"better": {"adapt": "mlm"}},
+        "sweeps": {"tuned": {"rte": {"seeds": [1, 2, 3], "grid": "learning_rate 1e-4 1e-3, epochs 2", "teacher": "better"}}}})
+    cells = {cell.name: cell for cell in preset.cells()}
+    assert len(cells) == 2 * (2 + 2)
+    point, run = cells["tuned-rte-fnet-1-learning_rate-0.001-epochs-2"], cells["tuned-rte-fnet-3"]
+    assert (point.training, point.seed, point.teacher) == ("tuned_grid", 1, "better")
+    assert point.options == {"learning_rate": 1e-3, "epochs": 2, "grid": "", "training": "tuned_grid"}
+    assert (run.training, run.seed, run.options) == ("tuned", 3, {"seeds": "1,3"})
+    assert set(run.needs) == {name for name in cells if name.startswith("tuned-rte-fnet-1-")} and len(run.needs) == 2
+    assert preset.finetune("tuned", "rte")["teacher"] == "results/x/teachers/better"
+
+
+def test_a_sweep_without_seeds_is_refused():
+    with pytest.raises(ParameterError, match="sweeps: study/rte names no seeds"):
+        Preset.parse({"name": "x", "title": "x", "teacher": "minilm", "data": "hub", "sweeps": {"study": {"rte": {}}}})
+
+
+def test_grids():
+    assert parse_grid("learning_rate 3e-5 1e-4, epochs 3 3 10") == {"learning_rate": [3e-5, 1e-4], "epochs": [3, 10]}
+    grid = FinetuneParams.parse({"grid": "learning_rate 3e-5 1e-4, epochs 3 10", "seeds": "1,2"})
+    assert [tuple(p.values()) for p in grid.grid_points()] == [(3e-5, 3), (3e-5, 10), (1e-4, 3), (1e-4, 10)]
+    assert (grid.recipe_name, grid.grid_name) == ("tuned", "tuned_grid") and FinetuneParams().grid_points() == []
 
 
 def test_unknown_presets_name_the_accepted():

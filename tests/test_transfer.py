@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import BertForPreTraining, BertModel
 
-from fnetlib.diagnostics import pad_batch, swap_effects, swap_figure
+from fnetlib.diagnostics import linear_cka, pad_batch, swap_effects
 from fnetlib.params import ParameterError
 from fnetlib.teacher import load_teacher
 from fnetlib.transfer import (
@@ -142,7 +142,17 @@ def test_effects_of_the_swap(teacher, batch):
     assert (by_model["cosine"].min()["bert"]) == pytest.approx(1.0, abs=1e-5)
     assert by_model["padding_shift"].max()["fnet"] < 1e-4 < by_model["padding_shift"].max()["fnet-naive"]
     assert by_model["branch_ratio"].min()["fnet-naive"] > by_model["branch_ratio"].max()["fnet"]
-    assert len(swap_figure(effects).axes) == 3
+    assert by_model["cka"].min()["bert"] == pytest.approx(1.0) and by_model["cka"].min()["fnet-naive"] < 0.9
+
+
+def test_cka_sees_geometry_not_bases():
+    x = torch.randn(50, 6, generator=torch.Generator().manual_seed(0))
+    rotation = torch.linalg.qr(torch.randn(6, 6, generator=torch.Generator().manual_seed(1)))[0]
+    assert linear_cka(x, 3 * x @ rotation + 5) == pytest.approx(1.0)
+    other = torch.randn(50, 6, generator=torch.Generator().manual_seed(2))
+    centred = [z.double() - z.double().mean(0) for z in (x, other)]
+    grams = [(z @ z.T).flatten() for z in centred]  # the definition by Gram matrices
+    assert linear_cka(x, other) == pytest.approx(float(grams[0] @ grams[1] / (grams[0].norm() * grams[1].norm())))
 
 
 def test_padding_a_batch(batch):

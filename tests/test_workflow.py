@@ -30,6 +30,9 @@ with open("calls.txt", "a") as calls:
     calls.write(" ".join(args) + "\\n")
 if args[1] == "papermill":
     shutil.copy(args[2], args[3])
+    if saved := json.loads(args[args.index("-y") + 1]).get("save"):
+        pathlib.Path(saved).mkdir(parents=True, exist_ok=True)
+        pathlib.Path(saved, "record.json").write_text("{{}}")
     if "05_analysis" in args[2]:
         results = pathlib.Path("results", json.loads(args[args.index("-y") + 1])["preset"].split("/")[-1][:-5])
         for made in ("tables", "figures"):
@@ -42,6 +45,8 @@ else:
     value = dict(zip(args, args[1:]))
     run = f"finetune-{{value['--task']}}-{{value['--model']}}-{{value['--seeds']}}"
     print("training", run, file=sys.stderr)
+    with open("gpus.txt", "a") as gpus:
+        gpus.write(os.environ.get("CUDA_VISIBLE_DEVICES", "none") + "\\n")
     if run in os.environ.get("STUB_FAILS", "").split():
         sys.exit("out of memory")
     if run in os.environ.get("STUB_HANGS", "").split():
@@ -133,9 +138,10 @@ def test_a_dry_run_lists_the_jobs_of_every_preset(project, preset):
     assert status == 0, output
     loaded = load_preset(preset)
     sweeps = sum(len(tasks) for tasks in loaded.sweeps.values())
+    teachers = {"teacher": len(loaded.teachers)} if loaded.teachers else {}
     assert job_counts(output) == {
-        "all": 1, "build": 1, "transfer": 1, "efficiency": 1, "analysis": 1, "render_finetune": sweeps,
-        "finetune": len(loaded.cells()), "total": 5 + sweeps + len(loaded.cells())}
+        "all": 1, "build": 1, "transfer": 1, "efficiency": 1, "analysis": 1, "render_finetune": sweeps, **teachers,
+        "finetune": len(loaded.cells()), "total": 5 + sweeps + len(loaded.teachers) + len(loaded.cells())}
 
 
 def test_an_unknown_preset_is_one_clear_line(project):
@@ -162,6 +168,29 @@ def test_a_second_run_computes_nothing_and_a_third_only_what_changed(project):
     (project / "fnetlib" / "tables.py").write_text("#")  # library code makes new tables, not new runs
     assert run(project, "--cores", "2")[0] == 0
     assert calls(project) == ["05_analysis"]
+
+
+def test_teachers_come_first_then_the_grid_then_its_best_point(project):
+    """Two GPUs, a teacher that the preset trains, a grid of two points, and runs that measure speed alone."""
+    tuned = {"seeds": [1, 2], "models": ["fnet"], "teacher": "better", "grid": "learning_rate 1e-3 1e-2"}
+    (project / "tiny.yaml").write_text(yaml.safe_dump({
+        **TINY, "teachers": {"better": {"model": "bert", "adapt": "mlm"}},
+        "sweeps": {"tuned": {"rte": tuned}, "alone": {"rte": {"seeds": [1], "models": ["fnet", "bert"], "solo": True}}}}))
+    status, output = run(project, "--cores", "4", env={"CUDA_VISIBLE_DEVICES": "0,3"})
+    assert status == 0, output
+    lines = (project / "calls.txt").read_text().splitlines()
+    teacher = next(i for i, line in enumerate(lines) if "papermill" in line and "02_transfer-better" in line)
+    assert '"save": "results/tiny/teachers/better"' in lines[teacher] and '"force": true' in lines[teacher]
+    jobs = [(i, line) for i, line in enumerate(lines) if " finetune " in line]
+    grid = [i for i, line in jobs if "--training tuned_grid" in line and "--seeds 1 " in line]
+    best = [i for i, line in jobs if "--training tuned " in line and "--seeds 1,2" in line]
+    assert len(grid) == 2 and len(best) == 1 and teacher < min(grid) and max(grid) < best[0]
+    assert all("--teacher results/tiny/teachers/better" in lines[i] and "--shared" in lines[i] for i in grid + best)
+    assert {"--learning-rate 0.001", "--learning-rate 0.01"} == {re.search(r"--learning-rate \S+", lines[i])[0] for i in grid}
+    alone = [line for _, line in jobs if "--training alone" in line]
+    assert len(alone) == 2 and not any("--shared" in line for line in alone)
+    gpus = {gpu for gpu in (project / "gpus.txt").read_text().split() if gpu != "none"}
+    assert gpus == {"0", "3"}  # jobs take turns
 
 
 def test_a_killed_run_resumes(project):

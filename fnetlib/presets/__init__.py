@@ -2,14 +2,39 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from ..params import STUDY_MODELS, ParameterError, Params, Task
+from ..params import STUDY_MODELS, FinetuneParams, ParameterError, Params, Task
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a sweep, and one job of the graph.
+
+    options: the parameters of 03_finetune that differ from the sweep's. needs: names of the cells that must be done
+    before (a grid's points). solo: nothing else may run meanwhile, since it measures speed.
+    """
+
+    sweep: str
+    training: str
+    teacher: str
+    task: str
+    model: str
+    seed: int
+    options: dict[str, Any] = field(default_factory=dict, hash=False)
+    needs: tuple[str, ...] = ()
+    solo: bool = False
+
+    @property
+    def name(self) -> str:
+        point = "".join(f"-{name}-{value:g}" for name, value in self.options.items() if not isinstance(value, str))
+        return f"{self.sweep}-{self.task}-{self.model}-{self.seed}{point}"
 
 
 class Preset(Params):
@@ -21,10 +46,22 @@ class Preset(Params):
     data: str = Field(description="hub, synthetic, a folder, or glue (FNETLIB_GLUE_DIR if set, else the Hub); a preset never falls back to synthetic data")
     models: list[str] = STUDY_MODELS
     sweeps: dict[str, dict[Task, dict[str, Any]]] = Field(
-        description="training recipe -> task -> {seeds, models and any other parameter of 03_finetune}")
+        description="sweep -> task -> {seeds, models, solo and any parameter of 03_finetune}; a sweep's name is the name "
+                    "of its training recipe unless it gives `training`")
+    teachers: dict[str, dict[str, Any]] = Field(
+        {}, description="teachers that the preset trains itself: name -> parameters of 02_transfer")
+    expected: dict[str, Any] = Field({}, description="what a published study found with this preset's recipe")
     transfer: dict[str, Any] = Field({}, description="parameters of 02_transfer")
     build: dict[str, Any] = Field({}, description="parameters of 01_build")
     efficiency: dict[str, Any] = Field({}, description="parameters of 04_efficiency")
+
+    @model_validator(mode="after")
+    def _sweeps_are_runnable(self):
+        for sweep, tasks in self.sweeps.items():
+            for task, own in tasks.items():
+                if not own.get("seeds"):
+                    raise ValueError(f"sweeps: {sweep}/{task} names no seeds")
+        return self
 
     @property
     def results(self) -> str:
@@ -33,21 +70,39 @@ class Preset(Params):
     def inputs(self) -> dict[str, str]:
         return {"teacher": self.teacher, "data": self.data, "results": self.results}
 
-    def finetune(self, training: str, task: str) -> dict[str, Any]:
+    def teacher_folder(self, name: str) -> str:
+        """Where a teacher that the preset trains is kept."""
+        return f"{self.results}/teachers/{name}"
+
+    def finetune(self, sweep: str, task: str) -> dict[str, Any]:
         """Every parameter of 03_finetune for one task of one sweep; `model` and `seeds` are comma lists."""
-        own = dict(self.sweeps[training][task])
+        own = {"training": sweep, **self.sweeps[sweep][task]}
         seeds, models = own.pop("seeds"), own.pop("models", self.models)
-        return {**self.inputs(), "task": task, "training": training, "model": ",".join(models),
+        own.pop("solo", None)
+        if own.get("teacher") in self.teachers:
+            own["teacher"] = self.teacher_folder(own["teacher"])
+        return {**self.inputs(), "task": task, "model": ",".join(models),
                 "seeds": ",".join(str(seed) for seed in seeds), **own}
 
-    def cells(self) -> list[tuple[str, str, str, int]]:
-        """Every (training, task, model, seed) of the preset: the sweep's jobs, and the cells 05 expects."""
-        return [
-            (training, task, model, int(seed))
-            for training, tasks in self.sweeps.items() for task in tasks
-            for model in self.finetune(training, task)["model"].split(",")
-            for seed in self.finetune(training, task)["seeds"].split(",")
-        ]
+    def cells(self) -> list[Cell]:
+        """Every run of the preset: the graph's jobs, and what 05 expects."""
+        return [cell for sweep, tasks in self.sweeps.items() for task in tasks for cell in self._cells(sweep, task)]
+
+    def _cells(self, sweep: str, task: str) -> list[Cell]:
+        params = FinetuneParams.parse(self.finetune(sweep, task))
+        common = {"sweep": sweep, "teacher": Path(params.teacher).name, "task": task,
+                  "solo": bool(self.sweeps[sweep][task].get("solo"))}
+        points, tries, seeds = params.grid_points(), {}, params.all_seeds
+        if points:  # tried on the first seed, chosen, run on the others
+            tries = {model: [Cell(**common, training=params.grid_name, model=model, seed=seeds[0],
+                                  options={**point, "grid": "", "training": params.grid_name}) for point in points]
+                     for model in params.models}
+            seeds = seeds[1:]
+        runs = [Cell(**common, training=params.recipe_name, model=model, seed=seed,
+                     options={"seeds": f"{params.all_seeds[0]},{seed}"} if points else {},
+                     needs=tuple(cell.name for cell in tries.get(model, [])))
+                for model in params.models for seed in seeds]
+        return [cell for cells in tries.values() for cell in cells] + runs
 
 
 def names() -> list[str]:

@@ -1,0 +1,87 @@
+"""Closed-form repair of a swapped model: refit what follows each mixer, without a gradient step.
+
+The swap keeps BERT's output projection, which expects attention's output and gets a Fourier transform's. On a few
+hundred unlabelled sentences, layer by layer from the first, each swapped layer's projection and bias become the ridge
+regression (Hoerl & Kennard 1970) from the student's own mixed features to what the teacher's attention block adds
+there. A gain would be a factor on those features: it folds into the projection.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from .modeling import MixingSublayer
+from .mixers import Sequence
+
+PENALTIES = tuple(10.0**k for k in range(-4, 3))  # times the mean variance of the features; chosen on held-out sentences
+HELD_OUT = 5  # every so many sentences are held out to choose the penalty
+
+
+@torch.no_grad()
+def calibrate(reference: nn.Module, student: nn.Module, batch: dict[str, torch.Tensor]) -> list[dict[str, Any]]:
+    """Refit the output projection of every swapped layer of `student`, in place.
+
+    reference: the teacher as an FNetBert model of recipe `bert`. batch: tokenised sentences, `[sentences, seq]` each.
+    Layer l's features are the mixer's output on the student's own states, given the layers below that are refitted
+    already; its targets are what the teacher's attention block adds to its residual stream, for the same tokens.
+    Returns one dict a refitted layer: `layer`, `penalty`, and `explained`, the share of the target's variance that
+    held-out sentences' predictions explain (before the final fit on all sentences).
+    """
+    theirs, ours = getattr(reference, "bert", reference).eval(), getattr(student, "bert", student).eval()
+    real = batch["attention_mask"].bool()
+    held_out = (torch.arange(len(real)) % HELD_OUT == 0)[:, None].expand_as(real)[real]
+    target_state = theirs.embeddings(input_ids=batch["input_ids"], token_type_ids=batch.get("token_type_ids"))
+    state = ours.embeddings(input_ids=batch["input_ids"], token_type_ids=batch.get("token_type_ids"))
+    their_sequence = theirs.encoder.sequence(target_state, batch["attention_mask"])
+    sequence = ours.encoder.sequence(state, batch["attention_mask"])
+    report = []
+    for number, (teacher_layer, layer) in enumerate(zip(theirs.encoder.layer, ours.encoder.layer)):
+        if ours.config.mixers[number] != "attention":
+            features = layer.attention.self(state, sequence)[real]
+            target = attention_branch(teacher_layer, target_state, their_sequence)[real]
+            weight, bias, penalty, explained = ridge(features, target, held_out)
+            layer.attention.output.dense.weight.copy_(weight)
+            layer.attention.output.dense.bias.copy_(bias)
+            report.append({"layer": number, "penalty": penalty, "explained": explained})
+        target_state = teacher_layer(target_state, their_sequence)
+        state = layer(state, sequence)
+    return report
+
+
+def attention_branch(layer: nn.Module, state: torch.Tensor, sequence: Sequence) -> torch.Tensor:
+    """What a block's mixing sub-layer adds to its residual stream, `[batch, seq, hidden]`; recipes with a projection."""
+    sublayer: MixingSublayer = layer.attention
+    return sublayer.output.dense(sublayer.self(state, sequence))
+
+
+def ridge(features: torch.Tensor, target: torch.Tensor, held_out: torch.Tensor,
+          ) -> tuple[torch.Tensor, torch.Tensor, float, float]:
+    """weight `[out, in]` and bias `[out]` of the regression of `[tokens, out]` on `[tokens, in]`, in float64 inside.
+
+    The penalty is the one of PENALTIES that predicts the tokens marked `held_out` best; then all tokens are used.
+    Returns weight, bias, penalty, and the share of variance explained on the held-out tokens.
+    """
+    x, y = features.double(), target.double()
+    fits = _fit(x[~held_out], y[~held_out], PENALTIES)
+    rest = y[held_out] - y[~held_out].mean(0)
+    shares = [float(1 - (y[held_out] - x[held_out] @ w.T - b).pow(2).sum() / rest.pow(2).sum()) for w, b in fits]
+    best = max(range(len(shares)), key=shares.__getitem__)
+    (weight, bias), = _fit(x, y, PENALTIES[best:best + 1])
+    return weight.to(target.dtype), bias.to(target.dtype), PENALTIES[best], shares[best]
+
+
+def _fit(x: torch.Tensor, y: torch.Tensor, penalties: tuple[float, ...]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """One ridge regression a penalty, all from one eigendecomposition of the features' covariance."""
+    x_mean, y_mean = x.mean(0), y.mean(0)
+    x, y = x - x_mean, y - y_mean
+    values, vectors = torch.linalg.eigh(x.T @ x / len(x))
+    product = vectors.T @ (x.T @ y) / len(x)
+    scale = values.mean()
+    fits = []
+    for penalty in penalties:
+        weight = (vectors @ (product / (values + penalty * scale)[:, None])).T
+        fits.append((weight, y_mean - weight @ x_mean))
+    return fits

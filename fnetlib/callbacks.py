@@ -1,0 +1,97 @@
+"""What the project's runs add to transformers' Trainer: checkpoints by the clock, a quiet bar, and honest speed."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import torch
+from transformers import ProgressCallback, TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from .hub import in_notebook
+
+class TimedCheckpoint(TrainerCallback):
+    """Ask for a checkpoint every so many minutes: short runs write none, long ones lose little to a kill.
+
+    At an epoch's last step it waits for the evaluation, so that a resumed run has that epoch's scores. (The training
+    loss logged for an epoch that was resumed midway is the mean over its remaining steps.)
+    """
+
+    def __init__(self, minutes: float):
+        self.seconds, self.last = minutes * 60, time.monotonic()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step % (state.max_steps // state.num_train_epochs):
+            self._save_if_due(state, control)
+        return control
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        self._save_if_due(state, control)
+        return control
+
+    def _save_if_due(self, state, control) -> None:
+        if time.monotonic() - self.last >= self.seconds and state.global_step < state.max_steps:
+            control.should_save, self.last = True, time.monotonic()
+
+
+class Pace(TrainerCallback):
+    """Training steps a second once the run is warm, evaluations left out; the device is synchronised only at the ends."""
+
+    WARMUP = 50  # steps: kernels are loaded, the allocator has seen the longest batches
+
+    def __init__(self):
+        self.seconds, self.steps, self.start, self.first = 0.0, 0, None, 0
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step >= self.WARMUP and self.start is None:
+            self.start, self.first = self._now(), state.global_step
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        if self.start is not None:
+            self.seconds += self._now() - self.start
+            self.steps += state.global_step - self.first
+            self.start = None
+
+    @staticmethod
+    def _now() -> float:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    @property
+    def steps_per_s(self) -> float | None:
+        return self.steps / self.seconds if self.seconds else None
+
+
+class Bar(ProgressCallback):
+    """The Trainer's progress bar without its log lines."""
+
+    def on_log(self, *args, **kwargs):
+        pass
+
+
+class EpochLine(TrainerCallback):
+    """One line an epoch, on stderr."""
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        shown = {k.removeprefix("eval_"): v for k, v in (metrics or {}).items()
+                 if isinstance(v, float) and not k.endswith(("runtime", "per_second", "epoch"))}
+        say(f"  epoch {state.epoch:.0f}/{state.num_train_epochs}  "
+             + "  ".join(f"{k} {v:.4f}" for k, v in shown.items()))
+
+
+def last_checkpoint(work: Path) -> str | None:
+    """The newest whole checkpoint of a killed run; one that was being written has no trainer_state.json yet."""
+    whole = [path.parent for path in work.glob(f"{PREFIX_CHECKPOINT_DIR}-*/trainer_state.json")]
+    return str(max(whole, key=lambda path: int(path.name.split("-")[-1]))) if whole else None
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def watched() -> bool:
+    """Whether somebody sees a progress bar: in a notebook or a terminal."""
+    return in_notebook() or sys.stderr.isatty()

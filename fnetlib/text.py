@@ -1,0 +1,98 @@
+"""Unlabelled text for continued training: where it comes from, what is held out, and how it is packed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from datasets import Dataset, load_dataset
+from transformers import PreTrainedTokenizerBase
+
+from . import records
+from .hub import from_hub
+from .params import ParameterError
+
+HUB_NAME, HUB_CONFIG = "wikimedia/wikipedia", "20231101.en"
+HUB_SHARDS = "20231101.en/train-0000[0-2]-of-00041.parquet"  # about as much text as the report's own corpus
+FOLDER_VARIABLE = "FNETLIB_TEXT_DIR"
+SOURCES = f"auto, hub, or folders of parquet files with a column `text`, separated by commas ({FOLDER_VARIABLE} sets it too)"
+HELD_OUT = 5  # of 1000 documents, decided by each document's own hash, so that no training run ever sees them
+
+
+@dataclass(frozen=True)
+class Text:
+    """Documents to train on and documents never trained on: data sets with a column `text`."""
+
+    train: Dataset
+    held_out: Dataset
+    record: records.Data = field(repr=False)
+
+
+def load_text(source: str = "auto") -> Text:
+    """`auto` is FNETLIB_TEXT_DIR where it is set, else the Hub. Raises ParameterError, one line, where there is none."""
+    if source == "auto":
+        source = os.environ.get(FOLDER_VARIABLE) or "hub"
+    if source == "hub":
+        try:
+            documents = from_hub(lambda: load_dataset(HUB_NAME, data_files=HUB_SHARDS, split="train"), f"text {HUB_NAME!r}")
+        except FileNotFoundError as error:
+            raise ParameterError(f"{error}; accepted: {SOURCES}") from None
+        kind = "hub"
+    else:
+        files = [str(file) for part in source.split(",") for file in sorted(Path(part.strip()).rglob("*.parquet"))]
+        if not files:
+            raise ParameterError(f"text: no parquet file in {source!r}; accepted: {SOURCES}")
+        documents, kind = load_dataset("parquet", data_files=files, split="train"), "folder"
+    if "text" not in documents.column_names:
+        raise ParameterError(f"text: no column 'text' in {source!r}; it has: {', '.join(documents.column_names)}")
+    documents = documents.select_columns("text").filter(lambda text: bool(text and text.strip()), input_columns="text")
+    marks = [is_held_out(text) for batch in documents.iter(1000) for text in batch["text"]]
+    held_out, train = (documents.select([i for i, mark in enumerate(marks) if mark is kept]) for kept in (True, False))
+    if not len(train) or not len(held_out):
+        raise ParameterError(f"text: {len(documents)} documents in {source!r} are too few to hold some out; at least a few "
+                             "hundred are needed")
+    sizes = {"train": len(train), "held_out": len(held_out)}
+    return Text(train, held_out, records.Data(
+        source=kind, revision=HUB_CONFIG if kind == "hub" else None, fingerprint=fingerprint(documents), sizes=sizes,
+        note="sizes are documents"))
+
+
+def is_held_out(text: str) -> bool:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) % 1000 < HELD_OUT
+
+
+def processes(documents: Dataset) -> int | None:
+    """Worker processes that tokenising is worth: one for every few thousand documents, up to eight."""
+    count = min(8, os.cpu_count() or 1, len(documents) // 4000)
+    return count if count > 1 else None
+
+
+def fingerprint(documents: Dataset) -> str:
+    """sha256 (16 hex digits) over all documents."""
+    digest = hashlib.sha256()
+    for batch in documents.iter(1000):
+        for text in batch["text"]:
+            digest.update(text.encode() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def pack(documents: Dataset, tokenizer: PreTrainedTokenizerBase, length: int) -> Dataset:
+    """Documents one after the other, cut into sequences of exactly `length` tokens: `input_ids` `[length]` each.
+
+    A document ends with the separator; each sequence starts with `[CLS]` and ends with `[SEP]`, as in pre-training.
+    The last tokens of every batch of documents that do not fill a sequence are dropped.
+    """
+    start, end, body = tokenizer.cls_token_id, tokenizer.sep_token_id, length - 2
+
+    def sequences(texts: list[str]) -> dict[str, list[list[int]]]:
+        ids = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False,
+                        verbose=False)["input_ids"]
+        stream = [token for document in ids for token in (*document, end)]
+        cuts = range(0, len(stream) - body + 1, body)
+        return {"input_ids": [[start, *stream[i:i + body], end] for i in cuts]}
+
+    packed = documents.map(sequences, input_columns="text", batched=True, batch_size=500, remove_columns="text",
+                           num_proc=processes(documents))
+    return packed.with_format("torch")
