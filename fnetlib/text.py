@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pyarrow.parquet as pq
 from datasets import Dataset, load_dataset
 from transformers import PreTrainedTokenizerBase
 
@@ -44,9 +45,7 @@ def load_text(source: str = "auto") -> Text:
         files = [str(file) for part in source.split(",") for file in sorted(Path(part.strip()).rglob("*.parquet"))]
         if not files:
             raise ParameterError(f"text: no parquet file in {source!r}; accepted: {SOURCES}")
-        documents, kind = load_dataset("parquet", data_files=files, split="train"), "folder"
-    if "text" not in documents.column_names:
-        raise ParameterError(f"text: no column 'text' in {source!r}; it has: {', '.join(documents.column_names)}")
+        documents, kind = _read(files), "folder"
     documents = documents.select_columns("text").filter(lambda text: bool(text and text.strip()), input_columns="text")
     marks = [is_held_out(text) for batch in documents.iter(1000) for text in batch["text"]]
     held_out, train = (documents.select([i for i, mark in enumerate(marks) if mark is kept]) for kept in (True, False))
@@ -57,6 +56,14 @@ def load_text(source: str = "auto") -> Text:
     return Text(train, held_out, records.Data(
         source=kind, revision=HUB_CONFIG if kind == "hub" else None, fingerprint=fingerprint(documents), sizes=sizes,
         note="sizes are documents"))
+
+
+def _read(files: list[str]) -> Dataset:
+    """Only the column `text`: the files may differ in the others."""
+    lacking = [file for file in files if "text" not in pq.read_schema(file).names]
+    if lacking:
+        raise ParameterError(f"text: no column 'text' in {lacking[0]!r}; it has: {', '.join(pq.read_schema(lacking[0]).names)}")
+    return load_dataset("parquet", data_files=files, split="train", columns=["text"])
 
 
 def is_held_out(text: str) -> bool:
