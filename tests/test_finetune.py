@@ -5,8 +5,10 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
+from factories import finetune_record
+from fnetlib import callbacks
 from fnetlib import finetune as module
-from fnetlib.finetune import epochs, finetune, in_words, last_checkpoint, make_trainer, record_path, scores
+from fnetlib.finetune import choose, epochs, finetune, in_words, last_checkpoint, make_trainer, record_path, scores
 from fnetlib.params import TASKS, FinetuneParams, ParameterError
 from fnetlib.records import RecordStore
 from fnetlib.tasks import load_task
@@ -252,3 +254,51 @@ def test_history_from_the_trainers_log():
     log = [{"loss": 0.7, "epoch": 1.0, "step": 3, "learning_rate": 1e-5}, {"eval_loss": 0.6, "eval_accuracy": 0.5, "eval_runtime": 1.0, "eval_samples_per_second": 3.0, "epoch": 1.0, "step": 3},
            {"train_runtime": 2.0, "train_loss": 0.7, "epoch": 1.0, "step": 3}]
     assert epochs(log) == [{"epoch": 1, "step": 3, "train_loss": 0.7, "eval_loss": 0.6, "accuracy": 0.5}]
+
+
+def test_a_grid_is_tried_on_the_first_seed_and_its_best_point_run_on_the_others(params, monkeypatch, tmp_path):
+    asked = params(model="bert,fnet", seeds="5,6,7", grid="learning_rate 1e-5 3e-3, epochs 1 2", padded_to="")
+    records = finetune(asked)
+    for model in ("bert", "fnet"):
+        tried = [r for r in records if r.model == model and r.training == "tuned_grid"]
+        run = [r for r in records if r.model == model and r.training == "tuned"]
+        assert [(r.seed, r.params["learning_rate"], r.params["epochs"]) for r in tried] == [
+            (5, 1e-5, 1), (5, 1e-5, 2), (5, 3e-3, 1), (5, 3e-3, 2)]
+        best = choose(tried)
+        assert best.metrics.headline.last == max(r.metrics.headline.last for r in tried)
+        assert [r.seed for r in run] == [6, 7] and all(r.params == best.params for r in run)
+    monkeypatch.setattr(module, "_train", lambda *a: pytest.fail("computed again"))
+    assert finetune(asked) == records
+    one = finetune(params(model="fnet", seeds="5", learning_rate=3e-3, epochs=2, training="tuned_grid"))
+    assert one[0] in records  # a grid's point run on its own is the same run
+
+
+def test_equal_scores_are_decided_by_the_loss_and_runs_without_a_score_never_chosen():
+    runs = [finetune_record(score=0.3, epochs=2), finetune_record(score=0.3, epochs=3), finetune_record(score=0.1)]
+    assert runs[0].metrics.history[-1]["eval_loss"] < runs[1].metrics.history[-1]["eval_loss"]
+    assert choose(runs) == runs[0] and choose([finetune_record(score=None, status="diverged")]) is None
+    assert choose([finetune_record(status="failed"), runs[2]]) == runs[2]
+
+
+def test_scores_by_padding_are_in_the_record(params):
+    record = finetune(params(task="cola", model="fnet", epochs=1, padded_to="16,48,4096"))[0]
+    rows = record.metrics.padding
+    assert [r["padded_to"] for r in rows] == [0, 16, 48]  # 4096 is more than the model has positions
+    assert all(r["changed"] == 0 and r["score"] == rows[0]["score"] for r in rows)
+    assert rows[0]["score"] == pytest.approx(record.metrics.headline.last)
+    assert finetune(params(task="cola", model="fnet", epochs=1, padded_to="", learning_rate=2e-3))[0].metrics.padding == []
+
+
+def test_the_pace_leaves_out_warm_up_and_evaluations(params, monkeypatch):
+    monkeypatch.setattr(callbacks.Pace, "WARMUP", 2)
+    clock = iter(range(100))
+    monkeypatch.setattr(callbacks.Pace, "_now", staticmethod(lambda: next(clock)))
+    record = finetune(params(epochs=2, padded_to=""))[0]  # 2 epochs of 3 steps: one warm step in the first, three in the second
+    assert record.timing["steady_steps_per_s"] == pytest.approx((1 + 3) / 2)
+    assert finetune(params(epochs=1, train_size=16, padded_to=""))[0].timing["steady_steps_per_s"] is None
+
+
+def test_a_calibrated_recipe_is_recorded_with_its_fit(params):
+    record = finetune(params(model="fnet-calibrated", epochs=1, padded_to=""))[0]
+    assert record.params["calibration_sentences"] == 512 and len(record.transfer["calibration"]) == 4
+    assert all(part["explained"] < 1 for part in record.transfer["calibration"])
