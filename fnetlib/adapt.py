@@ -54,17 +54,18 @@ def adapt(params: TransferParams, teacher: Teacher, student: PreTrainedModel, re
     started, work = now(), store.results / "work" / run_id
     if params.force:
         shutil.rmtree(work, ignore_errors=True)
+    env = environment("cuda" if torch.cuda.is_available() else "cpu", params.precision, params.compile)
     say(f"adapt / {params.model} / {params.steps} steps: {run_id}")
     outcome = _train(params, teacher, student, text, work)
-    student.save_pretrained(folder)
-    teacher.tokenizer.save_pretrained(folder)
     transfer = {**report.record(), "result": {"name": folder.name, "fingerprint": fingerprint(student)}}
-    (folder / "record.json").write_text(json.dumps({"run_id": run_id}) + "\n")
     record = Record(
         run_id=run_id, stage="adapt", params=decisive, seed=params.seed, model=params.model, teacher=teacher.record(),
         data=text.record, transfer=transfer, code=code(), started=started, ended=now(), **outcome,
-        env=environment("cuda" if torch.cuda.is_available() else "cpu", params.precision, params.compile))
+        env=env)
+    student.save_pretrained(folder)
+    teacher.tokenizer.save_pretrained(folder)
     store.write(record, force=existing is not None)
+    (folder / "record.json").write_text(json.dumps({"run_id": run_id}) + "\n")  # last: the folder is whole
     shutil.rmtree(work, ignore_errors=True)
     return record
 

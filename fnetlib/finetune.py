@@ -39,8 +39,6 @@ def finetune(params: FinetuneParams) -> list[Record]:
     Raises ParameterError for bad inputs before anything is trained. A run that breaks is recorded as `failed` and
     raises after the others have run.
     """
-    if params.precision == "fp16" and not torch.cuda.is_available():
-        raise ParameterError("precision: 'fp16' needs a GPU; on this CPU one of: fp32, bf16")
     data = load_task(params.task, params.data, params.train_size, params.eval_size)
     teacher = load_teacher(params.teacher)
     if params.max_length > teacher.config.max_position_embeddings:
@@ -94,6 +92,8 @@ def run(params: FinetuneParams, data: TaskData, teacher: Teacher, model: str, se
     existing = store.get(run_id)
     if existing and existing.status != "failed" and not params.force:
         return existing
+    if params.precision == "fp16" and not torch.cuda.is_available():
+        raise ParameterError("precision: 'fp16' needs a GPU; on this CPU one of: fp32, bf16")
     common = {
         "run_id": run_id, "stage": "finetune", "params": decisive, "seed": seed, "task": params.task, "model": model,
         "training": params.recipe_name, "teacher": teacher.record(), "data": data.record, "code": code(),

@@ -48,13 +48,19 @@ def environment(device: str, precision: str, compiled: bool = False) -> dict[str
     info: dict[str, Any] = {
         "versions": versions, "device": device, "device_name": _cpu_name(),
         "driver": None, "cpu_count": os.cpu_count(), "threads": torch.get_num_threads(),
-        "precision": precision, "tf32": torch.backends.cuda.matmul.allow_tf32, "compile": compiled,
+        "precision": precision, "tf32": _tf32(), "compile": compiled,
     }
     if device.startswith("cuda"):
         info["device_name"] = torch.cuda.get_device_name(device)
         info["driver"] = _driver()
         info["cuda"] = torch.version.cuda
     return info
+
+
+def _tf32() -> bool:
+    """Whether fp32 matrix products use TF32. torch refuses its old flag where a library has set the new one."""
+    matmul = torch.backends.cuda.matmul
+    return matmul.fp32_precision == "tf32" if hasattr(matmul, "fp32_precision") else matmul.allow_tf32
 
 
 def _cpu_name() -> str:

@@ -167,8 +167,8 @@ def test_bf16_runs_and_is_recorded(params):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU runs fp16")
-def test_fp16_without_a_gpu_is_refused_before_anything_is_loaded(params, monkeypatch):
-    monkeypatch.setattr(module, "load_teacher", lambda name: pytest.fail("loaded"))
+def test_fp16_without_a_gpu_is_refused_before_anything_is_trained(params, monkeypatch):
+    monkeypatch.setattr(module, "_train", lambda *a: pytest.fail("trained"))
     with pytest.raises(ParameterError, match="'fp16' needs a GPU; on this CPU one of: fp32, bf16"):
         finetune(params(precision="fp16"))
 

@@ -7,6 +7,7 @@ import signal
 import time
 
 import pytest
+import torch
 from factories import finetune_record
 
 from fnetlib.provenance import code, environment, source_hash
@@ -122,6 +123,19 @@ def test_provenance_names_versions_device_and_code():
     assert env["versions"]["torch"] and env["device"] == "cpu" and env["precision"] == "bf16"
     assert len(code().commit) == 40 or code().commit == "unknown"
     assert code().source == source_hash() and len(source_hash()) == 16
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="an older torch has one flag only")
+def test_provenance_reads_the_tf32_flag_whichever_way_it_was_set():
+    """torch raises on its old flag where the new one was set, as compiling through accelerate does."""
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    try:
+        for value, expected in (("tf32", True), ("ieee", False)):
+            matmul.fp32_precision = value
+            assert environment("cpu", "fp32")["tf32"] is expected
+    finally:
+        matmul.fp32_precision = before
 
 
 def test_an_installed_copy_is_matched_to_the_checkout_with_the_same_files(tmp_path, monkeypatch):
