@@ -22,22 +22,27 @@ from .params import TASKS
 from .records import Record
 from .results import (
     GROUP, Results, cells, chance, data_note, data_tag, labels, metric_title, model_key, tagged, task_title,
-    training_key,
+    natural, training_key,
 )
 from .tables import same_teacher, went_wrong
 from .tables_speed import SETTING, speed_frame
 
 WIDTH = 8.6  # inches: what GitHub shows without shrinking it much
 COLOURS = {"bert": "#000000", "fnet-naive": "#D55E00", "fnet-paper": "#E69F00", "fnet": "#0072B2",
-           "hybrid-2": "#009E73", "hybrid-1": "#56B4E9", "hybrid-3": "#CC79A7", "bound": "#8C8C8C"}
-_SPARE = ("#332288", "#88CCEE", "#999933", "#882255", "#44AA99", "#AA4499")
+           "fnet-calibrated": "#CC79A7", "hybrid-2": "#009E73", "hybrid-1": "#56B4E9", "hybrid-3": "#117733",
+           "bound": "#8C8C8C"}
+REPAIRS = {"norm": "#882255", "mask": "#44AA99", "gain": "#999933", "projection": "#6699CC"}  # Tol's muted palette
+_SPARE = ("#332288", "#88CCEE", "#AA4499", "#DDCC77")
 STYLE = {"font.size": 9, "axes.titlesize": 10, "axes.spines.top": False, "axes.spines.right": False,
          "axes.grid": True, "grid.alpha": 0.25, "legend.frameon": False, "legend.fontsize": 8, "figure.dpi": 100}
 
 
 def colour(name: str) -> str:
-    """The recipe's colour; recipes that are not among the named ones get one of the spare colours, always the same."""
+    """The recipe's colour; with one repair added or left out the repair's; else a spare one, always the same."""
     base = re.split(r"[@ ]", name)[0]
+    changed = re.findall(r"(?:\+|-no-)([a-z]+)", base)
+    if base not in COLOURS and len(changed) == 1 and changed[0] in REPAIRS:
+        return REPAIRS[changed[0]]
     return COLOURS.get(base) or _SPARE[zlib.crc32(base.encode()) % len(_SPARE)]
 
 
@@ -53,20 +58,21 @@ def _panels(count: int, columns: int, height: float = 2.6, **kwargs: Any) -> tup
     return figure, axes[:count]
 
 
-def _finish(figure: Figure, title: str, names: Iterable[str] = (), handles: list | None = None) -> Figure:
+def _finish(figure: Figure, title: str, names: Iterable[str] = (), handles: list | None = None,
+            columns: int = 6) -> Figure:
     """Title, one legend below all panels, and close: pyplot must not show the figure a second time."""
     figure.suptitle(title, fontsize=11)
     names = sorted(set(names), key=model_key)
     lines = [plt.Line2D([], [], color=colour(n), marker="o", mfc=_fill(n), ms=5, lw=1.8, ls=_dashes(n), label=n)
              for n in names]
     if handles := [*lines, *(handles or [])]:
-        figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False, fontsize=8)
+        figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
     plt.close(figure)
     return figure
 
 
 def _dashes(name: str) -> str:
-    return ":" if "[" in name else "--" if "@" in name else "-"
+    return ":" if "[" in name else "--" if "@" in name else "-." if "-no-" in name else "-"
 
 
 def _fill(name: str) -> str:
@@ -88,7 +94,7 @@ def _group_title(training: Any, teacher: Any, task: str) -> str:
 def quality(results: Results) -> Figure:
     """Every seed a point, the mean a bar, the constant predictor's floor and BERT's ceiling as lines."""
     title = tagged("Score after the last epoch: every seed a point, bars are means", results.tag)
-    groups = list(results.finetune.groupby([*GROUP, "task"], sort=False, dropna=False))
+    groups = list(results.reported.groupby([*GROUP, "task"], sort=False, dropna=False))
     if not groups:
         return _empty(title, "no fine-tuning records")
     figure, axes = _panels(len(groups), 3, height=3.2)
@@ -113,17 +119,18 @@ def _strip(axis: Axes, runs: pd.DataFrame) -> None:
                       mfc="white" if run.degenerate else colour(cell.label), zorder=3)
         if cell.n:
             axis.hlines(cell.mean, place - 0.32, place + 0.32, color=colour(cell.label), lw=2)
-        if cell.diverged or cell.failed:
-            wrong = went_wrong(cell).split(", ")
-            axis.annotate("\n".join(w for w in wrong if "class" not in w), (place, 0.08), fontsize=7, ha="center",
-                          xycoords=("data", "axes fraction"), color=colour(cell.label), rotation=90, va="bottom")
     floor, bert = chance(runs), table[table.label == "bert"]["mean"].dropna()
     if floor is not None:
         axis.axhline(floor, color="#777777", lw=1, ls="--", zorder=0)
     if len(bert):
         axis.axhline(bert.iloc[0], color="#000000", lw=1, ls=":", zorder=0)
-    axis.set_xticks(range(len(table)), list(table.label), rotation=40, ha="right", fontsize=8)
+    axis.set_xticks(range(len(table)), list(map(_named, table.itertuples())), rotation=40, ha="right", fontsize=8)
     axis.set_xlim(-0.6, len(table) - 0.4)
+
+
+def _named(cell: Any) -> str:
+    """The model, and how many of its runs have no point: diverged or failed."""
+    return "\n".join([cell.label, *(part for part in went_wrong(cell).split(", ") if part and "class" not in part)])
 
 
 def loss_curves(records: list[Record]) -> Figure:
@@ -136,7 +143,8 @@ def loss_curves(records: list[Record]) -> Figure:
     for row, (name, history) in enumerate(groups.items()):
         for axis, column, word in zip(axes[2 * row:], ("train_loss", "eval_loss"), ("training", "evaluation")):
             _lines(axis, history, column)
-            axis.set(title=name, ylabel=f"{word} loss")
+            axis.set_title(name, fontsize=9)
+            axis.set_ylabel(f"{word} loss")
     return _finish(figure, title, _labels(groups))
 
 
@@ -150,7 +158,8 @@ def metric_curves(records: list[Record]) -> Figure:
     for axis, (name, history) in zip(axes, groups.items()):
         _lines(axis, history, "score")
         axis.axhline(history.chance.dropna().max(), color="#777777", lw=1, ls="--", zorder=0)
-        axis.set(title=name, ylabel=metric_title(history.metric))
+        axis.set_title(name, fontsize=9)
+        axis.set_ylabel(metric_title(history.metric))
     chance_line = [plt.Line2D([], [], color="#777777", lw=1, ls="--", label="chance")]
     return _finish(figure, title, _labels(groups), chance_line)
 
@@ -160,19 +169,25 @@ def _labels(groups: dict[str, pd.DataFrame]) -> set[str]:
 
 
 def _curves(records: list[Record]) -> dict[str, pd.DataFrame]:
-    """Panel title -> one row an epoch of every run; the training recipe is named where there are several."""
+    """Panel title -> one row an epoch of every run.
+
+    Where some recipes have several epochs those with one are left out: a point is no curve.
+    """
     groups: dict[tuple, list[dict[str, Any]]] = {}
     records = [r for r in records if r.stage == "finetune" and r.metrics]
     for r, name in zip(records, labels(records)):
-        key = (training_key(r.training), r.teacher.name if r.teacher else "", TASKS.index(r.task))
+        teacher = r.teacher.name if r.teacher else ""
+        key = (training_key(r.training), (natural(teacher), teacher), TASKS.index(r.task))
         metric = r.metrics.headline.name
         rows = groups.setdefault(key, [])
         rows += [{"label": name, "run": r.run_id, "metric": metric, "score": entry.get(metric),
                   "chance": r.metrics.validation.get("chance"), "note": data_note(r),
                   **{k: entry.get(k) for k in ("epoch", "train_loss", "eval_loss")}} for entry in r.metrics.history]
     frames = {key: pd.DataFrame(rows) for key, rows in sorted(groups.items(), key=lambda item: item[0]) if rows}
+    last = {key: frame.epoch.astype(float).max() for key, frame in frames.items()}
+    frames = {key: frame for key, frame in frames.items() if last[key] > 1 or max(last.values()) <= 1}
     return {_group_title(training, teacher, task_title(TASKS[task], frame.note)): frame
-            for ((_, training), teacher, task), frame in frames.items()}
+            for ((_, training), (_, teacher), task), frame in frames.items()}
 
 
 def _lines(axis: Axes, history: pd.DataFrame, column: str) -> None:
@@ -227,7 +242,7 @@ def frontier(results: Results, length: int = 128) -> Figure:
     """Score against training speed, both as measured: up and right is better. One panel a task and recipe."""
     title = tagged("Quality against speed", results.tag)
     setting, ratios = _reference_speeds(results, length)
-    table = cells(results.finetune)
+    table = cells(results.primary)  # the speed is that of one precision
     shown = [bool(n) and re.split(r"[@ ]", name)[0] in ratios for n, name in zip(table.n, table.label)]
     table = table.iloc[np.flatnonzero(shown)]
     groups = list(table.groupby([*GROUP, "task"], sort=False, dropna=False))
@@ -264,8 +279,8 @@ def beside_published(results: Results) -> Figure:
     """The 2023 study's single runs (diamonds) beside every seed of ours, same training recipe."""
     title = tagged("The 2023 study's published scores beside ours", results.tag)
     theirs = published.study()
-    ours = results.finetune[(results.finetune.training == published.TRAINING)
-                            & results.finetune.task.isin(theirs.task) & results.finetune.label.isin(theirs.model)]
+    ours = results.reported
+    ours = ours[(ours.training == published.TRAINING) & ours.task.isin(theirs.task) & ours.label.isin(theirs.model)]
     if results.tag or ours.empty:
         return _empty(title, "not compared: these records are not of GLUE with the study's recipe")
     groups = list(ours.groupby(["teacher", "task"], sort=False))

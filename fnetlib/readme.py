@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from . import tables, tables_speed
+from . import tables, tables_repair, tables_speed, tables_training
 from .presets import names as preset_names
 from .results import (
     GROUP, NoRecords, Results, ResultsError, cells, footnotes, load, metric_title, task_title, write_text,
@@ -21,14 +21,15 @@ BLOCK = re.compile(r"(<!-- generated:(?P<name>\S+) -->\n)(?P<body>.*?)(<!-- /gen
 
 
 def summary(results: Results) -> dict[str, Any]:
-    """Headline figures under fixed names: `quality_study.<task>.<model>` and so on = {mean, sd, n, recovery}.
+    """Headline figures under fixed names: `quality_study.<task>.<model>` and so on = {mean, sd, n, recovery}, and
+    `ablation.<task>.<repair>` = {alone, left_out, shapley}, see tables_repair.ablation.
 
     Of several teachers, recipe `study` shows the preset's, every other recipe the one whose BERT is best at the task;
     `about.teachers` names the choice.
     """
-    data = cells(results.finetune)
+    data = cells(results.reported)
     found: dict[str, Any] = {"about": {"preset": results.name, "data": results.tag or "GLUE", "teachers": {},
-                                       "notes": [note.removeprefix("\\* ") for note in footnotes(results.finetune)]}}
+                                       "notes": [note.removeprefix("\\* ") for note in footnotes(results.reported)]}}
     for (training, task), group in data.groupby(["training", "task"], sort=False, dropna=False):
         name = "quality" if training == "tuned" else f"quality_{training}"
         teacher = _teacher(group, training, results)
@@ -36,7 +37,25 @@ def summary(results: Results) -> dict[str, Any]:
         found.setdefault(name, {})[task] = {
             r.label: {"mean": _plain(r.mean), "sd": _plain(r.sd), "n": int(r.n), "recovery": _plain(r.recovery)}
             for r in group[group.teacher == teacher].itertuples()}
+    if shares := _ablation(results):
+        found["ablation"] = shares
     return found
+
+
+def _ablation(results: Results) -> dict[str, dict[str, dict[str, float | None]]]:
+    """task -> repair -> {alone, left_out, shapley}: means of each task's first ablation, the study's if it has one."""
+    data = tables_repair.ablation(results).data
+    data = data[data.quantity.isin(_SHARES)]
+    found: dict[str, dict[str, dict[str, float | None]]] = {}
+    for task, part in data.groupby("task", sort=False):
+        first = part[(part[_ABLATION] == part[_ABLATION].iloc[0]).all(axis=1)]
+        for r in first.itertuples():
+            found.setdefault(task, {}).setdefault(r.of, dict.fromkeys(_SHARES))[r.quantity] = _plain(r.mean)
+    return found
+
+
+_ABLATION = [*GROUP, "settings"]
+_SHARES = ("alone", "left_out", "shapley")
 
 
 def _teacher(group: pd.DataFrame, training: str, results: Results) -> str:
@@ -61,18 +80,32 @@ def write_summary(results: Results) -> Path:
 def headline(results: Results) -> str:
     """The findings as sentences; every number in them is from the records."""
     lines = ["**SYNTHETIC data, not GLUE:** the quality figures below say nothing about GLUE."] * bool(results.tag)
-    data = cells(results.finetune)
-    for (training, teacher, task), group in data.groupby([*GROUP, "task"], sort=False, dropna=False):
-        metric = metric_title(group.metric)
-        where = f"- **{task_title(task, group.note)}** ({metric}; recipe `{training}`, teacher `{teacher}`): "
-        lines.append(where + "; ".join(_scored(r) for r in group.itertuples()) + ".")
+    runs = results.primary
+    for (training, teacher, task), group in cells(runs).groupby([*GROUP, "task"], sort=False, dropna=False):
+        where = (f"- **{task_title(task, group.note)}** ({metric_title(group.metric)}; recipe `{training}`, teacher "
+                 f"`{teacher}`): ")
+        clear = _bert_is_clear(group)
+        weak = "" if clear is not False else " BERT itself is within two standard deviations of chance."
+        lines.append(where + "; ".join(_scored(r, clear is not False) for r in group.itertuples()) + "." + weak)
+    for sentences in (tables_repair.ablation_sentences, tables_repair.calibrated_sentences,
+                      tables_repair.padding_sentences, tables_training.precision_sentences):
+        lines += sentences(results)
     lines += _speed_sentences(tables_speed.speed_frame(results.efficiency))
-    return "\n".join([*lines, *(f"\n{note}" for note in footnotes(results.finetune))]) + "\n"
+    return "\n".join([*lines, *(f"\n{note}" for note in footnotes(runs))]) + "\n"
 
 
-def _scored(cell: Any) -> str:
+def _bert_is_clear(group: pd.DataFrame) -> bool | None:
+    """Whether BERT beats the constant prediction by two standard deviations of its seeds; None where unknown.
+
+    Where it does not, a share of its lead means nothing.
+    """
+    bert = group[group.label == "bert"].dropna(subset=["mean", "sd", "chance"])
+    return bool(bert["mean"].iloc[0] - bert.chance.iloc[0] > 2 * bert.sd.iloc[0]) if len(bert) else None
+
+
+def _scored(cell: Any, recovery: bool = True) -> str:
     text = f"`{cell.label}` {mean_sd(cell.mean, cell.sd, cell.n).replace('(', '(n=')}"
-    if cell.label != "bert" and pd.notna(cell.recovery):
+    if recovery and cell.label != "bert" and pd.notna(cell.recovery):
         text += f", {number(100 * cell.recovery, 0)}% of BERT's lead over chance"
     return text + (f" [{went_wrong(cell)}]" if went_wrong(cell) else "")
 
@@ -98,7 +131,9 @@ SECTIONS: dict[str, Callable[[Results], str]] = {
     "headline": headline,
     **{name: _markdown(build) for name, build in {
         "quality": tables.quality, "runs": tables.runs, "differences": tables.differences, "missing": tables.missing,
-        "published": tables.compared, "speed": tables_speed.speed, "finetuning": tables_speed.finetuning,
+        "published": tables.compared, "ablation": tables_repair.ablation, "calibrated": tables_repair.calibrated,
+        "padding": tables_repair.padding, "precision": tables_training.precision, "grid": tables_training.grid,
+        "teachers": tables_training.teachers, "speed": tables_speed.speed, "finetuning": tables_speed.finetuning,
         "published-speed": tables_speed.published_speed}.items()},
 }
 

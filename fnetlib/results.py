@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from .params import TASKS
+from .config import RECIPES, REPAIRS
+from .params import PRECISIONS, TASKS
 from .presets import Preset, load_preset
 from .provenance import find_root
 from .records import Record, RecordError, RecordStore, label
@@ -20,7 +22,10 @@ from .statistics import recovery, summarise
 
 GROUP = ["training", "teacher"]  # what one table compares: the same training recipe, from the same teacher
 CELL = [*GROUP, "task", "label"]
-_ORDER = ("bert", "fnet-naive", "fnet-paper", "fnet", "hybrid", "bound")
+SOLO = "solo"  # the training recipe of runs that measure speed, alone on the device; their scores mean nothing
+GRID = "_grid"  # ends the name of the training recipe of runs that a grid's values are chosen by
+_ORDER = ("bert", "fnet-naive", "fnet-paper", "fnet-no-projection", "fnet-no", "fnet", "fnet-calibrated", "hybrid",
+          "bound")
 _TASK_TITLES = {"cola": "CoLA", "sst2": "SST-2", "mrpc": "MRPC", "stsb": "STS-B", "qqp": "QQP", "mnli": "MNLI",
                 "qnli": "QNLI", "rte": "RTE", "wnli": "WNLI"}
 _METRIC_TITLES = {"matthews_correlation": "MCC", "accuracy": "accuracy", "f1": "F1", "pearson": "Pearson r",
@@ -63,7 +68,10 @@ def tagged(title: str, tag: str) -> str:
 
 @dataclass
 class Results:
-    """`finetune`: one row a run, see RecordStore.frame; models that differ in a setting have different labels."""
+    """`finetune`: one row a run, see RecordStore.frame; models that differ in a setting have different labels.
+
+    `transfer` and `adapt` are the records of 02_transfer: swaps as they are, and models trained on with text.
+    """
 
     folder: Path
     name: str
@@ -71,12 +79,39 @@ class Results:
     finetune: pd.DataFrame
     efficiency: list[Record]
     tag: str
+    transfer: list[Record] = field(default_factory=list)
+    adapt: list[Record] = field(default_factory=list)
     written: list[Path] = field(default_factory=list)
 
     @property
+    def scored(self) -> pd.DataFrame:
+        """The rows of `finetune` whose scores are results.
+
+        Not those of runs that measure speed or choose among a grid's points, nor of a BERT that was run only to judge
+        the refreshed teacher it comes from: tables of their own show them.
+        """
+        runs = where(self.finetune, lambda r: r.training != SOLO and not is_grid(r.training))
+        refreshed = {refreshed_fingerprint(record) for record in self.adapt}
+        models: dict[tuple, set[str]] = {}
+        for r in runs.itertuples():
+            models.setdefault((r.training, r.teacher), set()).add(r.model)
+        return where(runs, lambda r: models[r.training, r.teacher] != {"bert"} or not r.record.teacher
+                     or r.record.teacher.fingerprint not in refreshed)
+
+    @property
+    def reported(self) -> pd.DataFrame:
+        """The rows of `scored` that the tables about quality compare: without the ablation's points between recipes."""
+        return where(self.scored, lambda r: not is_ablation(r.record))
+
+    @property
+    def primary(self) -> pd.DataFrame:
+        """The rows of `reported` without those that repeat a recipe in another precision."""
+        return one_precision(self.reported)
+
+    @property
     def runs(self) -> list[Record]:
-        """The fine-tuning records, for the curves."""
-        return list(self.finetune.record)
+        """The records for the curves."""
+        return list(self.primary.record)
 
     def keep(self, item: Any, name: str = "") -> Any:
         """Write a table (.md, .csv) or a figure (.png) where the report looks for it; returns it to be shown.
@@ -104,13 +139,14 @@ def load(preset: str, results: str | Path = "auto") -> Results:
     root = find_root()
     folder = root / (wanted.results if str(results) == "auto" else results)
     store = RecordStore(folder)
-    finetune, efficiency = store.frame("finetune"), store.all("efficiency")
+    finetune, efficiency, transfer = store.frame("finetune"), store.all("efficiency"), store.all("transfer")
     if finetune.empty and not efficiency:
         raise NoRecords(f"{shown_paths([folder / 'runs'])}: no fine-tuning or efficiency records; "
                         f"`make report PRESET={preset}` makes them")
     runs = list(finetune.record)
     runs = _ordered(finetune.assign(label=labels(runs), note=[data_note(record) for record in runs]))
-    return Results(folder, preset, wanted, runs, efficiency, data_tag(runs.record))
+    tag = data_tag([*runs.record, *transfer])
+    return Results(folder, preset, wanted, runs, efficiency, tag, transfer, store.all("adapt"))
 
 
 def data_note(record: Record) -> str:
@@ -162,20 +198,82 @@ def labels(records: list[Record]) -> list[str]:
     return names
 
 
+def where(runs: pd.DataFrame, keep: Callable[[Any], bool]) -> pd.DataFrame:
+    """The rows for which `keep(row)` is true, numbered anew; an empty frame keeps its columns."""
+    return runs[np.fromiter(map(keep, runs.itertuples()), bool, len(runs))].reset_index(drop=True)
+
+
+def one_precision(runs: pd.DataFrame) -> pd.DataFrame:
+    """Without the runs that repeat a recipe in another precision, as `study_bf16` does `study`."""
+    trainings = set(runs.training)
+    return where(runs, lambda r: precision_pair(r.training, trainings) is None)
+
+
+def repairs(choices: dict[str, Any]) -> frozenset[str]:
+    """Names of the repairs (config.REPAIRS) that a recipe's config choices have."""
+    return frozenset(name for name, (choice, with_it, _) in REPAIRS.items() if choices.get(choice) == with_it)
+
+
+def design(record: Record) -> frozenset[str] | None:
+    """The repairs of a run whose every layer is a Fourier mixer: a point of the ablation.
+
+    None for all else: attention somewhere, refitted projections, trained on with text, choices that are not recorded.
+    """
+    choices = record.params.get("recipe") or {}
+    if set(choices.get("mixers", ())) != {"fourier"} or "calibration_sentences" in record.params or record.adapted:
+        return None
+    return repairs(choices)
+
+
+NAMED_DESIGNS = {name: repairs(RECIPES[name]) for name in ("fnet-naive", "fnet-paper", "fnet")}
+
+
+def is_ablation(record: Record) -> bool:
+    """Whether a run is a point of the ablation that lies between the recipes with names of their own."""
+    point = design(record)
+    return point is not None and point not in NAMED_DESIGNS.values()
+
+
+def is_grid(training: str | None) -> bool:
+    return str(training).endswith(GRID)
+
+
+def precision_pair(training: str | None, trainings: Iterable[str | None]) -> tuple[str, str] | None:
+    """(`study`, `bf16`) for `study_bf16` where `study` is among the trainings: one recipe in another precision."""
+    base, _, precision = str(training).rpartition("_")
+    return (base, precision) if precision in PRECISIONS and base in set(trainings) else None
+
+
+def refreshed_fingerprint(record: Record) -> str | None:
+    """Of an adapt record: the fingerprint that fine-tuning runs of its outcome have as their teacher's."""
+    return ((record.transfer or {}).get("result") or {}).get("fingerprint")
+
+
 def model_key(label: str) -> tuple:
-    """Sorts models as the story goes: BERT, the naive swaps, the repaired one, hybrids, the bound."""
+    """Sorts models as the story goes: BERT, the naive swaps, the repaired ones, hybrids, the bound.
+
+    Recipes with repairs added or left out stand with the recipe they come from, fewest repairs first.
+    """
     base = re.split(r"[@ ]", label)[0]
-    place = next((i for i, name in enumerate(_ORDER) if base == name or base.startswith(f"{name}-")), len(_ORDER))
+    places = [i for i, name in enumerate(_ORDER) if re.match(rf"{name}($|[-+])", base)]
+    place = max(places, key=lambda i: len(_ORDER[i]), default=len(_ORDER))
     numbers = [float(x) for x in re.findall(r"\d+(?:\.\d+)?", label)]
-    return place, base, numbers, label
+    return place, base.count("+") - base.count("-no-"), base, numbers, label
 
 
 def training_key(name: str | None) -> tuple:
-    return {"study": 0, "tuned": 1}.get(str(name), 2), str(name)
+    """Sorts training recipes: the study's, its variants, the tuned one, others."""
+    known = {"study": 0, "tuned": 2}
+    return known.get(str(name), 1 if str(name).startswith("study_") else 3), str(name)
+
+
+def natural(name: Any) -> tuple:
+    """Sorts `minilm-mlm-500` before `minilm-mlm-2000`."""
+    return tuple(int(part) if part.isdigit() else part for part in re.split(r"(\d+)", str(name)))
 
 
 def _ordered(runs: pd.DataFrame) -> pd.DataFrame:
-    keys = [(training_key(r.training), str(r.teacher), TASKS.index(r.task), model_key(r.label), r.seed)
+    keys = [(training_key(r.training), natural(r.teacher), TASKS.index(r.task), model_key(r.label), r.seed)
             for r in runs.itertuples()]
     order = sorted(range(len(runs)), key=keys.__getitem__)
     return runs.iloc[order].reset_index(drop=True)
@@ -212,7 +310,7 @@ def _cell(key: dict[str, Any], group: pd.DataFrame) -> dict[str, Any]:
         "best_mean": best.mean, "best_sd": best.sd, "runs": len(group),
         "degenerate": int((group.degenerate == True).sum()),  # noqa: E712 (None where a run has no metrics)
         "diverged": int(status.get("diverged", 0)), "failed": int(status.get("failed", 0)),
-        "note": "; ".join(sorted({note for note in group.note if note})),
+        "note": notes_of(group),
     }
 
 
@@ -240,6 +338,11 @@ def metric_title(metrics: Iterable[str | None]) -> str:
     """The first metric named, as tables call it; `score` where every run failed."""
     name = next((m for m in metrics if isinstance(m, str)), "score")
     return _METRIC_TITLES.get(name, name.replace("_", " "))
+
+
+def notes_of(group: pd.DataFrame) -> str:
+    """The notes that runs of a cell carry, in one line."""
+    return "; ".join(sorted({note for note in group.note if note}))
 
 
 def footnotes(runs: pd.DataFrame) -> list[str]:

@@ -1,12 +1,13 @@
-"""Statistics over a handful of seeds: mean, spread, bootstrap intervals, paired differences, recovery.
+"""Statistics over a handful of seeds: mean, spread, bootstrap intervals, paired differences, tests, recovery, shares.
 
 Everything returns None where the data cannot say: a spread of one run is None, never 0.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,7 @@ from scipy import stats
 
 LEVEL = 0.95
 RESAMPLES = 9999
+ALPHA = 0.05  # what is called significant
 
 
 @dataclass(frozen=True)
@@ -34,14 +36,21 @@ def known(values: Iterable[float | None]) -> np.ndarray:
     return array[np.isfinite(array)]
 
 
+def spread(values: Iterable[float | None]) -> tuple[float | None, float | None, int]:
+    """Mean, sample standard deviation (n - 1) and n."""
+    x = known(values)
+    return float(x.mean()) if len(x) else None, float(x.std(ddof=1)) if len(x) > 1 else None, len(x)
+
+
 def summarise(values: Iterable[float | None], level: float = LEVEL) -> Summary:
     """Mean, sample standard deviation (n - 1) and bootstrap interval of the mean; the resampling is seeded."""
-    x = known(values)
-    if len(x) < 2:
-        return Summary(float(x[0]) if len(x) else None, None, len(x), None, None)
+    values = list(values)
+    x, (mean, sd, n) = known(values), spread(values)
+    if n < 2:
+        return Summary(mean, sd, n, None, None)
     found = stats.bootstrap((x,), np.mean, n_resamples=RESAMPLES, confidence_level=level, method="percentile",
                             random_state=np.random.default_rng(0)).confidence_interval
-    return Summary(float(x.mean()), float(x.std(ddof=1)), len(x), float(found.low), float(found.high))
+    return Summary(mean, sd, n, float(found.low), float(found.high))
 
 
 def paired(ours: pd.Series, theirs: pd.Series, level: float = LEVEL) -> Summary:
@@ -80,3 +89,50 @@ def agreement(published: float, values: Iterable[float | None], digits: int = 4)
     if published > interval[1] + rounding:
         return "published is above"
     return "published is below" if published < interval[0] - rounding else "agrees"
+
+
+def t_test(differences: Iterable[float | None]) -> float | None:
+    """Two-sided p of the t-test that the mean difference is 0 (paired, if these are pairs' differences).
+
+    None below two values. Differences that are all equal have no spread: p is 1 if they are 0, else 0.
+    """
+    x = known(differences)
+    if len(x) < 2:
+        return None
+    if np.ptp(x) <= 1e-12:
+        return float(abs(x.mean()) <= 1e-12)
+    return float(stats.ttest_1samp(x, 0.0).pvalue)
+
+
+def holm(ps: Iterable[float | None]) -> list[float | None]:
+    """Holm's step-down correction of the p values that there are: any false finding at all has the chance ALPHA."""
+    ps = list(ps)
+    tested = sorted((i for i, p in enumerate(ps) if p is not None), key=lambda i: ps[i])
+    found, floor = [None] * len(ps), 0.0
+    for rank, i in enumerate(tested):
+        floor = max(floor, min(1.0, (len(tested) - rank) * ps[i]))
+        found[i] = floor
+    return found
+
+
+def verdict(p: float | None) -> str:
+    """`significant` at ALPHA, `not significant`, or `not testable` where there is no p."""
+    return "not testable" if p is None or math.isnan(p) else "significant" if p < ALPHA else "not significant"
+
+
+def shapley(values: Mapping[frozenset, float], players: Collection[str]) -> dict[str, float] | None:
+    """Each player's marginal contribution, averaged over all orders of joining (Shapley 1953).
+
+    values: a number for every subset of the players, or nothing comes of it (None). The shares add up to what all
+    players together change.
+    """
+    subsets = [frozenset(c) for size in range(len(players) + 1) for c in itertools.combinations(players, size)]
+    if not all(subset in values for subset in subsets):
+        return None
+    orders = math.factorial(len(players))
+    shares = dict.fromkeys(players, 0.0)
+    for subset in subsets:
+        weight = math.factorial(len(subset)) * math.factorial(max(len(players) - len(subset) - 1, 0)) / orders
+        for player in set(players) - subset:
+            shares[player] += weight * (values[subset | {player}] - values[subset])
+    return shares

@@ -1,6 +1,6 @@
 """The report's tables about quality: each is numbers for a .csv, and sections as a reader sees them for a .md.
 
-The tables about speed are in `tables_speed.py`.
+The tables about speed are in `tables_speed.py`, those about the repairs and the teacher in `tables_repair.py`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from . import published
-from .results import GROUP, Results, cells, footnotes, metric_title, tagged, task_title
+from .results import GRID, GROUP, SOLO, Results, cells, footnotes, metric_title, model_key, tagged, task_title
 from .statistics import agreement, known, paired
 
 NONE = "–"
@@ -91,7 +91,8 @@ def went_wrong(cell: Any) -> str:
 
 def quality(results: Results) -> Table:
     """Per model and task: mean ± sd (n), recovery, best epoch, and every run that went wrong."""
-    data = cells(results.finetune)
+    runs = results.reported
+    data = cells(runs)
     sections = {}
     for (training, teacher), group in data.groupby(GROUP, sort=False, dropna=False):
         sections[heading(training, teacher)] = _quality_section(group)
@@ -103,7 +104,7 @@ def quality(results: Results) -> Table:
                  if r.label == "bert" and r.n and pd.isna(r.recovery)]
     if undefined:
         notes.append(f"Recovery is undefined where BERT does not beat chance: {', '.join(undefined)}.")
-    return Table("quality", tagged("Quality", results.tag), data, sections, notes + footnotes(results.finetune))
+    return Table("quality", tagged("Quality", results.tag), data, sections, notes + footnotes(runs))
 
 
 def _chances(data: pd.DataFrame) -> str:
@@ -112,7 +113,7 @@ def _chances(data: pd.DataFrame) -> str:
 
 
 def _quality_section(group: pd.DataFrame) -> pd.DataFrame:
-    rows: dict[str, dict[str, str]] = {label: {"Model": label} for label in group.label}
+    rows: dict[str, dict[str, str]] = {label: {"Model": label} for label in sorted(set(group.label), key=model_key)}
     wrong: dict[str, list[str]] = {label: [] for label in group.label}
     for task, part in group.groupby("task", sort=False):
         name = task_title(task, part.note)
@@ -137,11 +138,13 @@ def runs(results: Results) -> Table:
     sections = {}
     for (training, teacher, task), group in frame.groupby([*GROUP, "task"], sort=False, dropna=False):
         shown = group.assign(shown=[_point(r) for r in group.itertuples()])
-        wide = shown.pivot(index="label", columns="seed", values="shown").reindex(list(dict.fromkeys(group.label)))
+        wide = shown.pivot_table(index="label", columns="seed", values="shown", aggfunc=", ".join, sort=False)
+        wide = wide.reindex(index=list(dict.fromkeys(group.label)), columns=sorted(wide.columns))
         wide = wide.rename(columns=lambda seed: f"seed {seed}").reset_index(names="Model")
         wide["n"] = wide.Model.map(group.groupby("label")["last"].agg(lambda x: len(known(x))))
         sections[heading(training, teacher, task_title(task, group.note))] = wide
-    notes = ["The score after the last epoch of every run, failed ones too. † the run predicts one class only.",
+    notes = ["The score after the last epoch of every run, failed ones too. † the run predicts one class only. The "
+             f"recipe `{SOLO}` measures speed (its scores mean nothing), those that end in `{GRID}` choose values.",
              *footnotes(frame)]
     return Table("runs", tagged("Every run", results.tag), data, sections, notes)
 
@@ -154,8 +157,8 @@ def _point(run: Any) -> str:
 
 def differences(results: Results, references: tuple[str, ...] = ("bert", "fnet-naive")) -> Table:
     """Differences between models at equal seeds: mean, bootstrap interval, number of pairs."""
-    rows = []
-    for (training, teacher, task), group in results.finetune.groupby([*GROUP, "task"], sort=False, dropna=False):
+    rows, runs = [], results.reported
+    for (training, teacher, task), group in runs.groupby([*GROUP, "task"], sort=False, dropna=False):
         scores = {label: part.set_index("seed")["last"].astype(float) for label, part in
                   group.groupby("label", sort=False)}
         for label, ours in scores.items():
@@ -164,16 +167,16 @@ def differences(results: Results, references: tuple[str, ...] = ("bert", "fnet-n
                      for reference in references if reference in scores and label not in ("bert", reference)]
     columns = [*GROUP, "task", "label", "minus", "mean", "sd", "n", "low", "high"]
     data = pd.DataFrame(rows, columns=columns)
-    starred = {task: task_title(task, part.note) for task, part in results.finetune.groupby("task")}
+    starred = {task: task_title(task, part.note) for task, part in runs.groupby("task")}
     sections = {heading(*key): _differences_section(part, starred)
                 for key, part in data.groupby(GROUP, sort=False, dropna=False)}
     notes = [f"Score after the last epoch, paired by seed: mean difference [interval] (pairs). {INTERVALS}",
-             *footnotes(results.finetune)]
+             *footnotes(runs)]
     return Table("differences", tagged("Paired differences", results.tag), data, sections, notes)
 
 
 def _differences_section(part: pd.DataFrame, titles: dict[str, str]) -> pd.DataFrame:
-    rows: dict[str, dict[str, str]] = {label: {"Model": label} for label in part.label}
+    rows: dict[str, dict[str, str]] = {label: {"Model": label} for label in sorted(set(part.label), key=model_key)}
     names = [f"{titles[task]} − {minus}" for task in part.task.unique() for minus in sorted(part.minus.unique())]
     for r in part.itertuples():
         rows[r.label][f"{titles[r.task]} − {r.minus}"] = interval(r.mean, r.low, r.high, r.n)
@@ -198,7 +201,8 @@ def missing(results: Results) -> Table:
 
 def compared(results: Results) -> Table:
     """The 2023 study's published numbers beside ours, where they compare: its recipe, its tasks, GLUE data."""
-    ours = results.finetune[results.finetune.training == published.TRAINING]
+    ours = results.reported
+    ours = ours[ours.training == published.TRAINING]
     rows = []
     for row in published.study().itertuples():
         match = ours[(ours.task == row.task) & (ours.label == row.model)] if not results.tag else ours.iloc[:0]

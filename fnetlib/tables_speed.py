@@ -7,8 +7,8 @@ from typing import Any
 import pandas as pd
 
 from . import published
-from .records import Record
-from .results import GROUP, Results, footnotes, metric_title, model_key, tagged, task_title
+from .records import Record, label
+from .results import GROUP, SOLO, Results, footnotes, metric_title, model_key, notes_of, tagged, task_title
 from .tables import NONE, Table, average, eval_loss, heading, mean_sd, number, train_loss
 from .statistics import summarise
 
@@ -118,51 +118,98 @@ _THROUGHPUT = {"train_runtime_s": ("Train runtime, s", 1), "train_samples_per_s"
 
 def finetuning(results: Results) -> Table:
     """The 2023 study's columns: runtimes, throughput, FLOs, losses and score, with the change against BERT."""
-    rows = []
-    runs = results.finetune.assign(shared=[bool(r.timing.get("shared")) for r in results.finetune.record])
-    for key, group in runs.groupby([*GROUP, "task", "gpu", "label"], sort=False, dropna=False):
-        rows.append(dict(zip([*GROUP, "task", "device_name", "label"], key)) | _finetuning_row(group))
-    data = pd.DataFrame(rows, columns=_FINETUNING)
-    sections = {}
-    for key, part in data.groupby([*GROUP, "task", "device_name"], sort=False, dropna=False):
+    runs, alone = results.reported, solo_runs(results.finetune)
+    rows, sections = [], {}
+    for key, group in runs.groupby([*GROUP, "task", "gpu"], sort=False, dropna=False):
+        timed = {name: alone.get(_pace(part.record.iloc[0]), []) for name, part in group.groupby("label", sort=False)}
         training, teacher, task, device = key
-        sections[f"{heading(training, teacher, task_title(task, part.note))}, {device}"] = _finetuning_section(part)
+        part = [dict(zip([*GROUP, "task", "device_name"], key)) | _finetuning_row(name, of_model, timed)
+                for name, of_model in group.groupby("label", sort=False)]
+        sections[f"{heading(training, teacher, task_title(task, group.note))}, {device}"] = _finetuning_section(
+            pd.DataFrame(part, columns=_FINETUNING))
+        rows += part
+    data = pd.DataFrame(rows, columns=_FINETUNING)
+    return Table("finetuning", tagged("Fine-tuning, in the 2023 study's columns", results.tag), data, sections,
+                 _finetuning_notes(data) + footnotes(runs))
+
+
+_FINETUNING = [*GROUP, "task", "device_name", "label", "n", "n_timed", "throughput", *_THROUGHPUT, "flops",
+               "train_loss", "eval_loss", "metric", "mean", "sd", "note"]
+
+
+def _finetuning_notes(data: pd.DataFrame) -> list[str]:
+    solo = data.throughput == SOLO
+    own = ("Throughput is the Trainer's, over the runs that had the device to themselves (*timed*); what is measured "
+           "with care is the table *Speed, memory and FLOPs*. ")
     notes = ["Means over n runs; in brackets the change against BERT in the same section, computed from the means. "
-             "Throughput is the Trainer's, over the runs that had the device to themselves (*timed*); what is "
-             "measured with care is the table *Speed, memory and FLOPs*. FLOs as the run's record counts them."]
-    if (data.n_timed < data.n).any():
+             f"{'' if len(data) and solo.all() else own}FLOs as the run's record counts them."]
+    if solo.any():
+        notes.append(f"*(derived)*: in these sections the throughput is that of separate runs (recipe `{SOLO}`: a few "
+                     "hundred steps, alone on the device) with the same teacher, task, model, batch and precision, and "
+                     "*timed* counts them. Train steps/s are those once the run is warm, samples/s are that times the "
+                     "batch size, and the train runtime is the number of steps of the runs that are scored divided by "
+                     "it: no measurement, and without the evaluations.")
+    if (data[~solo].n_timed < data[~solo].n).any():
         notes.append("*shared*: other jobs ran on the device at the same time, so these runs' throughput is no "
                      "measurement and is left out.")
-    return Table("finetuning", tagged("Fine-tuning, in the 2023 study's columns", results.tag), data, sections,
-                 notes + footnotes(results.finetune))
+    return notes
 
 
-_FINETUNING = [*GROUP, "task", "device_name", "label", "n", "n_timed", *_THROUGHPUT, "flops", "train_loss", "eval_loss",
-               "metric", "mean", "sd", "note"]
+def solo_runs(runs: pd.DataFrame) -> dict[tuple, list[Record]]:
+    """The runs made to measure throughput, by what decides it; one that was disturbed after all measures nothing."""
+    found: dict[tuple, list[Record]] = {}
+    for record in runs[runs.training == SOLO].record:
+        if record.timing and not record.timing.get("shared"):
+            found.setdefault(_pace(record), []).append(record)
+    return found
 
 
-def _finetuning_row(group: pd.DataFrame) -> dict[str, Any]:
-    timed = [r.timing for r in group.record[~group.shared] if r.timing]
+def _pace(record: Record) -> tuple:
+    """What must be equal for one run's throughput to stand for another's."""
+    settings = [record.params.get(name) for name in ("batch_size", "accumulate", "max_length", "precision")]
+    return (record.teacher.name if record.teacher else None, record.task, label(record), record.env.get("device_name"),
+            *settings)
+
+
+def _finetuning_row(name: str, group: pd.DataFrame, alone: dict[str, list[Record]]) -> dict[str, Any]:
+    """One model of a section; alone: its models' solo runs, which if there are any give the throughput of all."""
     score = summarise(group["last"])
+    timed = [r.timing for r in group.record if r.timing and not r.timing.get("shared")]
+    throughput = {column: average(t.get(column) for t in timed) for column in _THROUGHPUT}
+    if any(alone.values()):
+        timed, throughput = alone[name], _solo_throughput(list(group.record), alone[name])
     return {
-        "n": score.n, "n_timed": len(timed), "mean": score.mean, "sd": score.sd,
-        "metric": next(iter(group.metric.dropna()), None), "note": "; ".join(sorted(set(group.note) - {""})),
-        **{name: average(t.get(name) for t in timed) for name in _THROUGHPUT},
+        "label": name, "n": score.n, "n_timed": len(timed), "mean": score.mean, "sd": score.sd,
+        "throughput": SOLO if any(alone.values()) else "own", **throughput,
+        "metric": next(iter(group.metric.dropna()), None), "note": notes_of(group),
         "flops": average(r.flops.value if r.flops else None for r in group.record),
         "train_loss": average(train_loss(r) for r in group.record),
         "eval_loss": average(eval_loss(r) for r in group.record),
     }
 
 
+def _solo_throughput(runs: list[Record], alone: list[Record]) -> dict[str, float | None]:
+    """The columns of _THROUGHPUT for `runs`, from the runs that were alone on the device."""
+    steps = average(r.timing.get("steps") or r.metrics.history[-1].get("step") for r in runs if r.metrics)
+    pace = average(r.timing.get("steady_steps_per_s") or r.timing.get("train_steps_per_s") for r in alone)
+    batch = average(r.params["batch_size"] * r.params.get("accumulate", 1) for r in alone)
+    evaluation = [column for column in _THROUGHPUT if column.startswith("eval")]
+    return {"train_runtime_s": None if steps is None or pace is None else steps / pace,
+            "train_samples_per_s": None if pace is None else batch * pace, "train_steps_per_s": pace,
+            **{column: average(r.timing.get(column) for r in alone) for column in evaluation}}
+
+
 def _finetuning_section(part: pd.DataFrame) -> pd.DataFrame:
     berts = part[part.label == "bert"]
     bert = berts.iloc[0] if len(berts) else None
-    metric = metric_title(part.metric)
+    metric, solo = metric_title(part.metric), bool((part.throughput == SOLO).all())
     rows = []
     for _, r in part.iterrows():
         row = {"Model": r.label, f"{metric} (n)": mean_sd(r["mean"], r.sd, r.n)}
         for name, (title, digits) in _THROUGHPUT.items():
-            row[title] = "shared" if r.n and not r.n_timed else _changed(r, bert, name, number(r[name], digits))
+            title += " (derived)" * (solo and name == "train_runtime_s")
+            shared = r.n and not r.n_timed and not solo
+            row[title] = "shared" if shared else _changed(r, bert, name, number(r[name], digits))
         row["Timed"] = r.n_timed
         row["Total FLOs"] = _changed(r, bert, "flops", f"{r.flops:.3e}" if pd.notna(r.flops) else NONE)
         row |= {"Train loss": number(r.train_loss), "Eval loss": number(r.eval_loss)}

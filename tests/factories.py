@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
+from fnetlib.config import CALIBRATED, recipe
 from fnetlib.params import STUDY
-from fnetlib.records import Adapted, Code, Data, Flops, Headline, Metrics, Parameters, Record, Teacher, make_run_id
+from fnetlib.records import (
+    Adapted, Code, Data, Flops, Headline, Metrics, Parameters, Record, RecordStore, Teacher, make_run_id,
+)
+from fnetlib.results import Results, load, repairs
 
 ENV = {"versions": {"python": "3.12.0", "torch": "2.11.0"}, "device": "cpu", "device_name": "test CPU",
        "driver": None, "precision": "fp32", "compile": False}
 CODE = Code(commit="0" * 40, dirty=False, source="0" * 16)
 METRICS = {"cola": "matthews_correlation", "stsb": "pearson", "mrpc": "f1", "qqp": "f1"}
 CHANCE = {"cola": 0.0, "stsb": 0.0, "qnli": 0.505, "rte": 0.527}
+
+
+def fingerprint(teacher: str) -> str:
+    return hashlib.sha256(teacher.encode()).hexdigest()[:16]
 
 
 def _record(stage: str, model: str, seed: int, params: dict[str, Any], **fields: Any) -> Record:
@@ -27,9 +38,13 @@ def finetune_record(
     task: str = "cola", model: str = "bert", seed: int = 1, score: float | None = 0.5, best: float | None = None,
     training: str = "study", teacher: str = "minilm", source: str = "folder", note: str = "", status: str = "finished",
     degenerate: bool = False, minutes: float | None = None, shared: bool = False, steps_per_s: float = 10.0,
-    chance: float | None = None, epochs: int = 3, gpu: bool = True, error: str | None = None, **params: Any,
+    chance: float | None = None, epochs: int = 3, gpu: bool = True, error: str | None = None, steady: float | None = None,
+    padding: Iterable[dict[str, Any]] = (), values: dict[str, Any] | None = None, **params: Any,
 ) -> Record:
-    """A fine-tuning run; `status="failed"` has no metrics, `score=None` is a diverged run without a score."""
+    """A fine-tuning run; `status="failed"` has no metrics, `score=None` is a diverged run without a score.
+
+    `epochs` are those of the history; the parameter of that name is the study's unless `values` says otherwise.
+    """
     name = METRICS.get(task, "accuracy")
     floor = CHANCE.get(task, 0.5) if chance is None else chance
     best = score if best is None else best
@@ -41,15 +56,19 @@ def finetune_record(
     ]
     metrics = Metrics(headline=Headline(name=name, last=score, best=best),
                       validation={name: score, "chance": floor}, history=history,
-                      predicted={"0": 100} if degenerate else {"0": 50, "1": 50}, degenerate=degenerate)
+                      predicted={"0": 100} if degenerate else {"0": 50, "1": 50}, degenerate=degenerate,
+                      padding=list(padding))
     timing = {"train_runtime_s": 300 / steps_per_s, "train_steps_per_s": steps_per_s,
               "train_samples_per_s": 16 * steps_per_s, "eval_runtime_s": 2.0, "eval_steps_per_s": 50.0,
               "eval_samples_per_s": 800.0, "shared": shared}
+    if steady is not None:
+        timing["steady_steps_per_s"] = steady
+    own = {"recipe": recipe(model, 6)} | ({"calibration_sentences": 512} if model.endswith(CALIBRATED) else {})
     adapted = Adapted(minutes=minutes, method="distil", run_id="adapt-x") if minutes is not None else None
     return _record(
-        "finetune", model, seed, {**STUDY, "precision": "fp32", "adapted": minutes, "training": training, **params},
+        "finetune", model, seed, {**STUDY, "precision": "fp32", "adapted": minutes, "training": training, **own, **params, **(values or {})},
         task=task, training=training, status=status, error=error, adapted=adapted,
-        teacher=Teacher(name=teacher, source="package", fingerprint=f"{teacher:0<16}"[:16]),
+        teacher=Teacher(name=teacher, source="package", fingerprint=fingerprint(teacher)),
         data=Data(source=source, revision=None, fingerprint=f"{source}-{task}", note=note,
                   sizes={"train": 1600, "validation": 100}),
         metrics=None if status == "failed" else metrics, timing={} if status == "failed" else timing,
@@ -110,3 +129,53 @@ def speed_records(lengths: tuple[int, ...] = (128, 512), **fields: Any) -> list[
     ratios = {"bert": 1.0, "fnet-naive": 1.35, "fnet": 1.3, "bound": 1.6}
     return [efficiency_record(model, length, speedup=1 + (ratio - 1) * (length / 128) ** 0.5 if ratio != 1 else 1.0,
                               **fields) for model, ratio in ratios.items() for length in lengths]
+
+
+def results_of(folder: Path, records: Iterable[Record], preset: str = "minilm") -> Results:
+    """Results of a folder that holds these records."""
+    store = RecordStore(folder)
+    for record in records:
+        store.write(record)
+    return load(preset, folder)
+
+
+WITH_PROJECTION = ("fnet-naive", "fnet-naive+norm", "fnet-naive+mask", "fnet-naive+gain", "fnet-no-gain", "fnet-no-mask",
+                   "fnet-no-norm", "fnet")
+WITHOUT_PROJECTION = ("fnet-paper", "fnet-paper+norm", "fnet-paper+mask", "fnet-paper+gain",
+                      "fnet-no-projection-no-gain", "fnet-no-projection-no-mask", "fnet-no-projection-no-norm",
+                      "fnet-no-projection")
+
+
+def ablation_records(score: Callable[[frozenset, int], float], models: Iterable[str] = WITH_PROJECTION, seeds: int = 5,
+                     **fields: Any) -> list[Record]:
+    """Runs of design points; score: (repairs in effect, seed) -> score."""
+    return [finetune_record(model=model, seed=seed, score=score(repairs(recipe(model, 6)), seed), **fields)
+            for model in models for seed in range(1, seeds + 1)]
+
+
+def transfer_record(models: tuple[str, ...] = ("bert", "fnet"), cka: bool = True, task: str = "cola",
+                    teacher: str = "minilm", source: str = "folder", seed: int = 0,
+                    ended: str = "2026-01-01T00:01:00+00:00") -> Record:
+    """A swap looked at before training: two layers a model, whose cosine is 1 and 0.5."""
+    effects = [{"model": model, "layer": layer, "branch_ratio": 0.4 * (i + 1), "cosine": 1 / (layer + 1),
+                **({"cka": 0.9 / (layer + 1)} if cka else {}), "padding_shift": 1e-6 if model == "bert" else 0.5}
+               for i, model in enumerate(models) for layer in range(2)]
+    return _record("transfer", "fnet", seed, {"sentences": 64, "effects": list(models), "cka": cka}, task=task,
+                   ended=ended, teacher=Teacher(name=teacher, source="package", fingerprint=fingerprint(teacher)),
+                   data=Data(source=source, revision=None, fingerprint=f"{source}-{task}", sizes={"train": 64}),
+                   transfer={"groups": [], "effects": effects})
+
+
+def adapt_record(name: str = "minilm-mlm-100", steps: int = 100, loss: float = 2.0, teacher: str = "minilm",
+                 shared: bool = False) -> Record:
+    """A teacher trained on with text; fine-tuning records of `teacher=name` come from it."""
+    params = {"adapt": "mlm", "steps": steps, "batch_size": 256, "length": 128, "learning_rate": 5e-4}
+    history = [{"step": step, "tokens": step * 256 * 128, "seconds": 0.5 * step, "train_loss": loss + 1 / (1 + step),
+                "eval_loss": loss + 8 * (1 - step / steps)} for step in (0, steps // 2, steps)]
+    return _record(
+        "adapt", "bert", 0, params, teacher=Teacher(name=teacher, source="package", fingerprint=fingerprint(teacher)),
+        data=Data(source="folder", revision=None, fingerprint="text", sizes={"train": 1000}),
+        metrics=Metrics(headline=Headline(name="heldout_loss", last=loss, best=loss), validation={"loss": loss},
+                        history=history),
+        timing={"train_seconds": 0.5 * steps, "shared": shared},
+        transfer={"result": {"name": name, "fingerprint": fingerprint(name)}})

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from fnetlib import readme, tables, tables_speed
+from fnetlib import readme, tables, tables_repair, tables_speed, tables_training
 from fnetlib.provenance import committed_source
 from fnetlib.records import RecordStore
 from fnetlib.results import load
@@ -16,7 +16,8 @@ from fnetlib.results import load
 ROOT = Path(__file__).parents[1]
 COMMITTED = sorted(p for p in (ROOT / "results").glob("*/summary.json") if p.parent.name in ("minilm", "bert-base"))
 TABLES = (tables.missing, tables.quality, tables.runs, tables.differences, tables.compared, tables_speed.speed,
-          tables_speed.finetuning, tables_speed.published_speed)
+          tables_speed.finetuning, tables_speed.published_speed, tables_repair.ablation, tables_repair.calibrated,
+          tables_repair.padding, tables_training.precision, tables_training.grid, tables_training.teachers)
 
 
 @pytest.mark.parametrize("summary", COMMITTED, ids=lambda p: p.parent.name)

@@ -1,5 +1,6 @@
 """statistics.py against numpy and scipy, and properties that must hold for any scores."""
 
+import itertools
 import math
 
 import numpy as np
@@ -10,7 +11,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from fnetlib import published
-from fnetlib.statistics import agreement, paired, prediction_interval, recovery, summarise
+from fnetlib.statistics import (
+    agreement, holm, paired, prediction_interval, recovery, shapley, spread, summarise, t_test, verdict,
+)
 
 scores = st.floats(-1, 1, allow_nan=False, width=32)
 
@@ -82,6 +85,66 @@ def test_agreement():
     assert agreement(0.0, [0.0, 0.0, 0.0]) == "agrees"  # a collapsed model, without spread
     assert agreement(0.0001, [0.00006, 0.00006]) == "agrees"  # equal in the four decimals published
     assert agreement(0.5, [0.5]).startswith("unknown")
+
+
+def test_spread_is_the_summary_without_its_interval():
+    assert spread([0.1, None, 0.3]) == (pytest.approx(0.2), pytest.approx(math.sqrt(0.02)), 2)
+    assert spread([0.1]) == (0.1, None, 1) and spread([None]) == (None, None, 0)
+
+
+def test_t_test_of_differences_is_scipys_paired_test():
+    ours, theirs = np.array([0.31, 0.35, 0.29, 0.33]), np.array([0.30, 0.31, 0.29, 0.27])
+    assert t_test(ours - theirs) == pytest.approx(stats.ttest_rel(ours, theirs).pvalue)
+    assert t_test([*(ours - theirs), None, math.nan]) == pytest.approx(stats.ttest_rel(ours, theirs).pvalue)
+    assert t_test([0.1]) is None and t_test([]) is None
+
+
+def test_t_test_of_equal_differences_does_not_divide_by_zero():
+    assert t_test([0.0, 0.0, 0.0]) == 1 and t_test([0.2, 0.2, 0.2]) == 0
+    assert t_test([0.1 + 0.2, 0.3]) == 0  # equal but for rounding
+    assert 0 < t_test([0.1, -0.1]) <= 1
+
+
+def test_holm_by_hand():
+    """Holm 1979: the smallest of three times 3, the next times 2, the last times 1, and never falling."""
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.02, None, 0.5, 0.9]) == [pytest.approx(0.06), None, 1.0, 1.0]
+    assert holm([0.04]) == [0.04] and holm([None]) == [None] and holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=6))
+def test_holm_keeps_the_order_and_only_raises(ps):
+    found = holm(ps)
+    assert all(p <= corrected <= 1 for p, corrected in zip(ps, found))
+    assert [found[i] for i in np.argsort(ps, kind="stable")] == sorted(found)
+
+
+def test_verdicts():
+    assert [verdict(p) for p in (0.049, 0.05, None, math.nan)] == [
+        "significant", "not significant", "not testable", "not testable"]
+
+
+PLAYERS = ("a", "b", "c")
+SUBSETS = [frozenset(c) for size in range(4) for c in itertools.combinations(PLAYERS, size)]
+
+
+@given(st.lists(scores, min_size=8, max_size=8))
+def test_shapley_is_the_mean_over_all_orders_and_adds_up(numbers):
+    values = dict(zip(SUBSETS, numbers))
+    found = shapley(values, PLAYERS)
+    orders = list(itertools.permutations(PLAYERS))
+    for player in PLAYERS:
+        gains = [values[frozenset(o[:o.index(player) + 1])] - values[frozenset(o[:o.index(player)])] for o in orders]
+        assert found[player] == pytest.approx(np.mean(gains), abs=1e-9)
+    assert sum(found.values()) == pytest.approx(values[SUBSETS[-1]] - values[SUBSETS[0]], abs=1e-9)
+
+
+def test_shapley_of_a_game_by_hand():
+    """The glove game: one left glove (a), two right ones (b, c); a pair is worth 1. Its shares are 2/3, 1/6, 1/6."""
+    values = {subset: float("a" in subset and len(subset) > 1) for subset in SUBSETS}
+    assert shapley(values, PLAYERS) == pytest.approx({"a": 2 / 3, "b": 1 / 6, "c": 1 / 6})
+    del values[frozenset("b")]
+    assert shapley(values, PLAYERS) is None
 
 
 def test_published_numbers_keep_the_changes_the_study_stated():

@@ -9,13 +9,21 @@ import nbformat
 import pandas as pd
 import papermill
 import pytest
-from factories import efficiency_record, finetune_record, speed_records, study_records
+from factories import (
+    WITH_PROJECTION, WITHOUT_PROJECTION, ablation_records, adapt_record, efficiency_record, finetune_record, results_of,
+    speed_records, study_records, transfer_record,
+)
 from matplotlib.figure import Figure
 
-from fnetlib import plots, readme, tables, tables_speed
+from fnetlib import plots, plots_repair, readme, tables, tables_repair, tables_speed, tables_training
+from fnetlib.config import recipe
 from fnetlib.params import AnalysisParams
+from fnetlib.presets import load_preset
 from fnetlib.records import RecordStore
-from fnetlib.results import MixedData, NoRecords, ResultsError, data_tag, labels, load, write_text
+from fnetlib.results import (
+    MixedData, NoRecords, ResultsError, data_tag, is_ablation, labels, load, model_key, precision_pair, training_key,
+    write_text,
+)
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "05_analysis.ipynb"
 NOTE = "train split rebuilt from SQuAD"
@@ -24,12 +32,7 @@ NOTE = "train split rebuilt from SQuAD"
 @pytest.fixture
 def made(tmp_path):
     """Records -> Results of a folder that holds them."""
-    def make(*records, preset="minilm"):
-        store = RecordStore(tmp_path / preset)
-        for record in records:
-            store.write(record)
-        return load(preset, tmp_path / preset)
-    return make
+    return lambda *records, preset="minilm": results_of(tmp_path / preset, records, preset)
 
 
 def row(frame: pd.DataFrame, **where) -> pd.Series:
@@ -117,15 +120,20 @@ def load_other(results, note):
 
 
 def test_synthetic_is_said_in_every_title_and_file_name(made):
-    results = made(*study_records(source="synthetic", training="quick"), *speed_records(), preset="quick")
+    results = made(*study_records(source="synthetic", training="quick"), *speed_records(),
+                   transfer_record(source="synthetic"), preset="quick")
     made_of_data = [tables.quality, tables.runs, tables.differences, tables.missing, tables.compared,
-                    tables_speed.finetuning, tables_speed.published_speed]
+                    tables_speed.finetuning, tables_speed.published_speed, tables_repair.ablation,
+                    tables_repair.calibrated, tables_repair.padding, tables_training.precision, tables_training.grid,
+                    tables_training.teachers]
     for build in made_of_data:
         table = results.keep(build(results))
         assert "SYNTHETIC" in table.title, table.name
     figures = {"quality": plots.quality(results), "loss-curves": plots.loss_curves(results.runs),
                "metric-curves": plots.metric_curves(results.runs), "frontier": plots.frontier(results),
-               "published": plots.beside_published(results)}
+               "published": plots.beside_published(results), "ablation": plots_repair.ablation(results),
+               "padding": plots_repair.padding(results), "teachers": plots_repair.teachers(results),
+               "swap-effects": plots_repair.swap_effects(results)}
     for name, figure in figures.items():
         results.keep(figure, name)
         assert "SYNTHETIC" in figure.get_suptitle(), name
@@ -146,6 +154,8 @@ def test_glue_titles_do_not_say_synthetic(made):
 def test_synthetic_and_glue_records_do_not_mix(made):
     with pytest.raises(MixedData, match="synthetic and GLUE records lie in one folder"):
         made(finetune_record(), finetune_record(source="synthetic", seed=2))
+    with pytest.raises(MixedData):
+        made(finetune_record(), transfer_record(source="synthetic"), preset="bert-base")
     assert data_tag([efficiency_record()]) == ""
 
 
@@ -168,10 +178,23 @@ def test_differences_are_paired_by_seed(made):
 
 def test_missing_cells_are_listed(made):
     results = made(*study_records(tasks=("cola",)))
-    data = tables.missing(results).data
-    have = {("study", "cola", m, s) for m in ("bert", "fnet-naive", "fnet") for s in range(1, 6)}
-    assert set(map(tuple, data.values)) == set(results.preset.cells()) - have
-    assert f"15 of {len(results.preset.cells())} runs" in tables.missing(results).markdown()
+    table, cells = tables.missing(results), results.preset.cells()
+    have = {("study", "minilm", "cola", m, s) for m in ("bert", "fnet-naive", "fnet") for s in range(1, 6)}
+    wanted = [(c.training, c.teacher, c.task, c.model, c.seed) for c in cells]
+    assert list(table.data.columns) == ["training", "teacher", "task", "model", "seed"]
+    assert sorted(map(tuple, table.data.values)) == sorted(cell for cell in wanted if cell not in have)
+    assert len(wanted) - len(table.data) == 15 and f"15 of {len(wanted)} runs" in table.markdown()
+
+
+def test_every_point_of_a_grid_counts_as_missing_until_it_is_there(made):
+    cells = [c for c in load_preset("minilm").cells() if (c.training, c.task, c.model) == ("tuned_grid", "cola", "bert")]
+    points = [finetune_record(training="tuned_grid", teacher=c.teacher, values={
+        name: value for name, value in c.options.items() if name in ("learning_rate", "epochs", "batch_size")}) for c in cells]
+    here = {"training": "tuned_grid", "task": "cola", "model": "bert"}
+    assert len(points) > 1
+    for added, left in ((points[:1], len(points) - 1), (points[1:], 0)):  # into the same folder
+        data = tables.missing(made(*added)).data
+        assert len(data[(data[list(here)] == pd.Series(here)).all(axis=1)]) == left
 
 
 def test_published_beside_ours_another_teacher(made):
@@ -205,6 +228,39 @@ def test_finetuning_changes_against_bert_and_shared_devices(made):
     ratios = tables_speed.published_speed(results).data.set_index("task")
     assert ratios.ours_train_steps_per_s["cola"] == pytest.approx(1.3) and pd.isna(ratios.ours_train_steps_per_s["rte"])
     assert ratios.published_train_steps_per_s["cola"] == pytest.approx(11 / 8.449)
+
+
+def solo(model, steady, **fields):
+    return finetune_record(model=model, training="solo", steady=steady, train_size=4800, **fields)
+
+
+def test_throughput_comes_from_runs_that_were_alone(made):
+    study = study_records(tasks=("cola", "rte"), shared=True)
+    alone = [solo("bert", 40.0), solo("bert", 44.0, seed=2), solo("fnet-naive", 63.0, steps_per_s=99.0),
+             solo("fnet-naive", 5.0, seed=2, shared=True)]
+    results = made(*study, *alone)
+    table = tables_speed.finetuning(results)
+    bert, naive, fnet = (row(table.data, task="cola", label=name) for name in ("bert", "fnet-naive", "fnet"))
+    assert (bert.train_steps_per_s, bert.train_samples_per_s, bert.n_timed, bert.n) == (42, 42 * 16, 2, 5)
+    assert bert.train_runtime_s == pytest.approx(300 / 42)  # steps of the runs with a score over steps/s alone
+    assert naive.train_steps_per_s == 63 and naive.n_timed == 1  # steady, and not of the run that was disturbed
+    assert fnet.n_timed == 0 and pd.isna(fnet.train_steps_per_s)
+    text = table.markdown()
+    assert "Train runtime, s (derived) |" in text and "63.00 (+50.0%)" in text and "*(derived)*" in text
+    assert "shared" in table.sections["RTE: training recipe `study`, teacher `minilm`, test GPU"].to_string()
+    assert tables_speed.published_speed(results).data.set_index("task").ours_train_steps_per_s["cola"] == 1.5
+
+
+def test_throughput_of_another_batch_precision_or_teacher_stands_for_nothing(made):
+    others = [solo("bert", 40.0, batch_size=32), solo("bert", 40.0, precision="bf16"), solo("bert", 40.0, teacher="x"),
+              solo("bert", 40.0, task="rte"), solo("bert", 40.0, gpu=False), solo("bert", 1.0, status="failed", seed=9)]
+    data = tables_speed.finetuning(made(*study_records(tasks=("cola",)), *others)).data
+    assert set(data.throughput) == {"own"} and row(data, label="bert").train_steps_per_s == 10
+
+
+def test_older_solo_runs_without_a_steady_pace_give_the_trainers(made):
+    data = tables_speed.finetuning(made(*study_records(tasks=("cola",)), solo("bert", None, steps_per_s=20.0))).data
+    assert row(data, label="bert").train_steps_per_s == 20
 
 
 def test_speed_ratios_memory_and_failures(made):
@@ -242,7 +298,9 @@ def test_everything_is_made_of_partial_records(made, records):
         text = build(results)
         assert not re.search(r"\b(nan|None|NaN|inf)\b", text), name
     for figure in (plots.quality(results), plots.loss_curves(results.runs), plots.metric_curves(results.runs),
-                   plots.speed_by_length(results), plots.frontier(results), plots.beside_published(results)):
+                   plots.speed_by_length(results), plots.frontier(results), plots.beside_published(results),
+                   plots_repair.swap_effects(results), plots_repair.padding(results), plots_repair.ablation(results),
+                   plots_repair.teachers(results)):
         assert isinstance(figure, Figure)
         results.keep(figure, "figure")
     assert not plt.get_fignums()  # closed: a notebook shows each once
@@ -250,8 +308,79 @@ def test_everything_is_made_of_partial_records(made, records):
 
 def test_every_recipe_keeps_one_colour():
     assert plots.colour("fnet") == plots.colour("fnet@2min") == plots.colour("fnet [epochs=3]")
-    assert len({plots.colour(m) for m in ("bert", "fnet-naive", "fnet-paper", "fnet", "hybrid-2", "bound")}) == 6
+    named = ("bert", "fnet-naive", "fnet-paper", "fnet", "fnet-calibrated", "hybrid-2", "bound", "fnet-naive+norm",
+             "fnet-naive+mask", "fnet-naive+gain")
+    assert len({plots.colour(m) for m in named}) == len(named)
     assert plots.colour("hybrid-at-4-5") == plots.colour("hybrid-at-4-5")
+    assert plots.colour("fnet-no-norm") == plots.colour("fnet-paper+norm") == plots.colour("fnet-naive+norm")
+
+
+def test_models_and_recipes_are_in_the_order_of_the_story():
+    story = ["bert", "fnet-naive", "fnet-naive+mask", "fnet-paper", "fnet-paper+gain", "fnet-no-projection-no-gain",
+             "fnet-no-projection", "fnet-no-gain", "fnet", "fnet@2min", "fnet-calibrated", "hybrid-2", "hybrid-3", "bound"]
+    assert sorted(reversed(story), key=model_key) == story
+    trainings = ["study", "study_1epoch", "study_bf16", "tuned", "quick"]
+    assert sorted(reversed(trainings), key=training_key) == trainings
+    assert precision_pair("study_bf16", trainings) == ("study", "bf16")
+    assert precision_pair("study_1epoch", trainings) is precision_pair("other_bf16", trainings) is None
+
+
+def test_points_of_the_ablation_are_told_by_their_choices_not_by_their_names():
+    ablated = {model: is_ablation(finetune_record(model=model)) for model in (
+        *WITH_PROJECTION, *WITHOUT_PROJECTION, "bert", "hybrid-2", "bound", "fnet-calibrated")}
+    assert [m for m, point in ablated.items() if not point] == [
+        "fnet-naive", "fnet", "fnet-paper", "bert", "hybrid-2", "bound", "fnet-calibrated"]
+    choices = recipe("fnet", 6)
+    assert is_ablation(finetune_record(model="fnet", values={"recipe": {**choices, "padding": "ignore"}}))
+    assert not is_ablation(finetune_record(model="fnet-no-mask", values={"recipe": choices}))
+    assert not is_ablation(finetune_record(model="fnet-no-mask", minutes=2.0))  # trained on: a model of its own
+
+
+def many_records():
+    """A study, its ablation, another precision, speed runs, a grid and its outcome, refreshed teachers."""
+    one = dict(tasks=("cola",), seeds=2)
+    return [*study_records(**one), *ablation_records(lambda on, seed: 0.1 * len(on) + seed / 100, ["fnet-no-mask"], 2),
+            *study_records(training="study_bf16", **one), *study_records(training="solo", train_size=4800, **one),
+            *[finetune_record(training="tuned_grid", score=rate, teacher="new", values={"learning_rate": rate})
+              for rate in (0.1, 0.2)], *study_records(training="tuned", teacher="new", **one), adapt_record("new"),
+            *[finetune_record(seed=seed, teacher="new") for seed in (1, 2)]]
+
+
+def test_speed_runs_grids_ablations_and_teachers_have_no_section_in_the_quality_tables(made):
+    results = made(*many_records())
+    groups = ["study", "study_bf16", "tuned"]
+    for build in (tables.quality, tables.differences, tables_speed.finetuning):
+        data = build(results).data
+        assert list(dict.fromkeys(data.training)) == groups, build.__name__
+        assert list(data[data.training == "study"].teacher.unique()) == ["minilm"] and "fnet-no-mask" not in set(data.label)
+    runs = tables.runs(results).data
+    assert len(runs) == len(many_records()) - 1 and {"solo", "tuned_grid"} <= set(runs.training)
+    assert set(tables.compared(results).data.teacher) == {"minilm"}
+    summary = readme.summary(results)
+    assert [name for name in summary if name.startswith("quality")] == ["quality_study", "quality_study_bf16", "quality"]
+    assert "fnet-no-mask" not in summary["quality_study"]["cola"] and "solo" not in readme.headline(results)
+    assert [axis.get_title() for axis in plots.quality(results).axes] == [
+        "CoLA\nstudy, minilm", "CoLA\nstudy_bf16, minilm", "CoLA\ntuned, new"]
+    assert {r.training for r in results.runs} == {"study", "tuned"}  # curves: one precision
+
+
+def test_a_refreshed_teacher_with_other_models_is_compared_like_any(made):
+    results = made(*many_records(), finetune_record(model="fnet", teacher="new"))
+    data = tables.quality(results).data
+    assert set(data[data.training == "study"].teacher) == {"minilm", "new"}
+
+
+def test_every_run_is_listed_where_a_grid_has_several_of_one_seed(made):
+    table = tables.runs(made(*many_records()))
+    part = table.sections["CoLA: training recipe `tuned_grid`, teacher `new`"]
+    assert list(part.Model) == ["bert [learning_rate=0.1]", "bert [learning_rate=0.2]"]
+    assert list(part["seed 1"]) == ["0.100", "0.200"]
+
+
+def test_curves_leave_out_recipes_of_one_epoch_where_others_have_more():
+    several, one = study_records(tasks=("cola",), seeds=1), study_records(tasks=("rte",), seeds=1, epochs=1)
+    assert [a.get_title()[:4] for a in plots.metric_curves([*several, *one]).axes] == ["CoLA"]
+    assert [a.get_title()[:3] for a in plots.metric_curves(one).axes] == ["RTE"]
 
 
 def test_curves_show_every_seed_and_the_mean():
@@ -337,5 +466,15 @@ def test_notebook_makes_the_report(tmp_path):
     assert {"summary.json", "tables/quality-synthetic.md", "tables/quality-synthetic.csv", "tables/speed.md",
             "figures/quality-synthetic.png", "figures/loss-curves-synthetic.png"} <= written
     outputs = [o for c in nbformat.read(tmp_path / "out.ipynb", as_version=4).cells for o in c.get("outputs", [])]
-    assert sum("image/png" in o.get("data", {}) for o in outputs) == 6  # each figure once
+    assert sum("image/png" in o.get("data", {}) for o in outputs) == 10  # each figure once
     assert not any(o.output_type == "error" for o in outputs)
+
+
+@pytest.mark.parametrize("scores, share", [([0.53, 0.55, 0.57], False), ([0.60, 0.61, 0.62], True)])
+def test_a_share_of_berts_lead_is_told_only_where_bert_has_one(made, scores, share):
+    """On RTE, where the constant prediction has 0.527."""
+    records = [finetune_record("rte", "bert", seed, score) for seed, score in enumerate(scores, 1)]
+    records += [finetune_record("rte", "fnet", seed, 0.54) for seed in (1, 2, 3)]
+    text = readme.headline(made(*records))
+    assert ("% of BERT's lead over chance" in text) is share
+    assert ("BERT itself is within two standard deviations of chance" in text) is not share
