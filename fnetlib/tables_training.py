@@ -188,7 +188,7 @@ def teachers(results: Results) -> Table:
         first = part.iloc[0]
         minutes = None if pd.isna(first.seconds) else first.seconds / 60
         rows.append({"Teacher": name, "Steps": number(first.steps, 0), "Tokens seen, millions": number(tokens / 1e6, 1),
-                     "Minutes": number(minutes, 1) + " (shared)" * bool(first.shared),
+                     "Minutes": number(minutes, 1) + " (shared)" * bool(first.shared and minutes is not None),
                      "Held-out loss": number(first.heldout_loss),
                      **{f"{task_title(r.task, [r.note] * bool(r.note))} {r.metric} (n)": mean_sd(r.mean, r.sd, r.n)
                         for r in part.itertuples() if isinstance(r.task, str)}})
