@@ -32,7 +32,7 @@ def hub_answers(timeout: float = 5.0) -> bool:
 def from_hub(load: Callable[[], T], what: str) -> T:
     """Run a loader against the Hub, or against its local cache alone where the Hub does not answer.
 
-    Raises FileNotFoundError, one line, where neither has it.
+    Raises FileNotFoundError where neither has it: one line that says why, and what to do.
     """
     import datasets
 
@@ -46,12 +46,18 @@ def from_hub(load: Callable[[], T], what: str) -> T:
     except ParameterError:
         raise  # it was found, and is not what it should be
     except (OSError, ValueError) as error:
-        state = "does not have it or refused" if hub_answers() else "does not answer"
         raise FileNotFoundError(
-            f"{what}: the Hugging Face Hub {state}, and it is not in the local cache ({_first_line(error)})") from error
+            f"{what}: the Hugging Face Hub {_state(switched_off=before[0])}, and it is not in the local cache "
+            f"{constants.HF_HUB_CACHE} ({_first_line(error)}); run once where the Hub answers, or name a folder") from error
     finally:
         for flag, value in zip(flags, before):
             setattr(*flag, value)
+
+
+def _state(switched_off: bool) -> str:
+    if switched_off:
+        return "is switched off (HF_HUB_OFFLINE is set)"
+    return "does not have it or refused" if hub_answers() else "does not answer"
 
 
 def _first_line(error: BaseException) -> str:

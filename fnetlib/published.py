@@ -1,34 +1,98 @@
 """What the 2023 study published, as data, so that our tables can stand beside it.
 
-Source: github.com/Joqsan/bert-vs-fnet (2023). bert-base-uncased against the same model with attention replaced by an
-unnormalised 2-D Fourier transform (our recipe `fnet-naive`), GLUE validation sets, learning rate 2e-5 linear,
-5 epochs, batch 16, weight decay 0.01, one seed (42), values after the last epoch, fp32, one Colab GPU.
+bert-base-uncased against the same model with attention replaced by an unnormalised 2-D Fourier transform (our recipe
+`fnet-naive`). The numbers are the preset's (`presets/bert-base.yaml`, `expected`): here they are checked and tabulated.
 """
 
 from __future__ import annotations
 
+import functools
+from importlib import resources
+from typing import Annotated, Any
+
 import pandas as pd
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-SOURCE = "https://github.com/Joqsan/bert-vs-fnet"
-TEACHER = "bert-base-uncased"
-TRAINING = "study"  # our name of its training recipe
-SEED = 42
+from .errors import ParameterError
 
-_COLUMNS = ["task", "model", "metric", "score", "digits", "train_steps_per_s", "train_runtime_s",
-            "eval_samples_per_s", "flops", "train_loss", "eval_loss"]
-_ROWS = [
-    ("cola", "bert", "matthews_correlation", 0.5580, 4, 8.449, 316.6, 762.8, 4.555e14, 0.2273, 0.8711),
-    ("qnli", "bert", "accuracy", 0.9156, 4, 3.548, 9227.0, 175.8, 2.407e16, 0.1523, 0.5563),
-    ("rte", "bert", "accuracy", 0.6570, 4, 1.919, 406.4, 95.4, 1.047e15, 0.3968, 1.0747),
-    ("cola", "fnet-naive", "matthews_correlation", 0.0000, 4, 11.000, 243.2, 998.8, 3.424e14, 0.6132, 0.6197),
-    ("qnli", "fnet-naive", "accuracy", 0.6010, 4, 4.687, 6984.6, 235.3, 1.809e16, 0.6659, 0.6622),
-    ("rte", "fnet-naive", "accuracy", 0.4838, 4, 2.526, 308.7, 126.5, 7.871e14, 0.7003, 0.6932),
-]
+PRESET = "bert-base"
+Positive = Annotated[float, Field(gt=0)]
+
+
+class _Checked(BaseModel):
+    # strict: YAML reads `4.5e14`, without a sign in the exponent, as text
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
+
+
+class Run(_Checked):
+    """One run of the study; times in seconds."""
+
+    score: float = Field(ge=-1, le=1)
+    train_loss: Positive
+    eval_loss: Positive
+    train_steps_per_s: Positive
+    train_runtime_s: Positive
+    eval_samples_per_s: Positive
+    flops: Positive
+
+
+class Expected(_Checked):
+    """A preset's `expected`. metrics: task -> metric of the scores; tasks: task -> recipe -> its run."""
+
+    source: str
+    training: str = Field(description="the sweep that repeats it")
+    seed: int
+    decimals: int = Field(ge=0, description="with which scores and losses are published")
+    metrics: dict[str, str]
+    tasks: dict[str, dict[str, Run]] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _every_cell_is_there(self):
+        if set(self.metrics) != set(self.tasks):
+            raise ValueError(f"metrics are given for {', '.join(self.metrics)}, runs for {', '.join(self.tasks)}")
+        models = {model: None for runs in self.tasks.values() for model in runs}
+        for task, runs in self.tasks.items():
+            if lacking := [model for model in models if model not in runs]:
+                raise ValueError(f"tasks.{task} has no {lacking[0]!r}")
+        return self
+
+
+def parse(values: dict[str, Any]) -> Expected:
+    """A preset's `expected`, checked. Raises ParameterError, one line that names every bad number and where it is."""
+    try:
+        return Expected.model_validate(values)
+    except ValidationError as error:
+        raise ParameterError("; ".join(map(_line, error.errors()))) from None
+
+
+def _line(error: dict[str, Any]) -> str:
+    where = ".".join(["expected", *map(str, error["loc"])])
+    if error["type"] == "missing":
+        return f"{where} is missing"
+    if error["type"] == "value_error":
+        return f"{where}: {error['ctx']['error']}"
+    return f"{where}: {error['input']!r} does not fit: {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+@functools.cache
+def _preset() -> dict[str, Any]:
+    # read as a file: the presets' module may check what it loads with ours
+    return yaml.safe_load((resources.files(__package__) / "presets" / f"{PRESET}.yaml").read_text(encoding="utf-8"))
+
+
+EXPECTED = parse(_preset().get("expected", {}))
+SOURCE, TRAINING, SEED = EXPECTED.source, EXPECTED.training, EXPECTED.seed
+TEACHER: str = _preset()["teacher"]
 
 
 def study() -> pd.DataFrame:
     """One row per (task, model): score, speeds, FLOs and final losses (train: the mean over the whole run)."""
-    return pd.DataFrame(_ROWS, columns=_COLUMNS)
+    runs = EXPECTED.tasks
+    models = next(iter(runs.values()))
+    return pd.DataFrame([
+        {"task": task, "model": model, "metric": EXPECTED.metrics[task], "digits": EXPECTED.decimals,
+         **runs[task][model].model_dump()} for model in models for task in runs])
 
 
 def study_ratios() -> pd.DataFrame:

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
-from datasets import Dataset, DatasetDict, load_dataset
+from datasets import Dataset
+from huggingface_hub import snapshot_download
 
 from . import records, synthetic
 from .hub import banner, from_hub
@@ -135,11 +136,26 @@ def resolve_source(source: str) -> tuple[str, Path | None]:
 
 def _from_hub(task: Task) -> dict[str, Dataset]:
     try:
-        found: DatasetDict = from_hub(
-            lambda: load_dataset(HUB_NAME, task.name, revision=HUB_REVISION), f"data {HUB_NAME!r} ({task.name})")
+        files = from_hub(lambda: _hub_files(task), f"data {HUB_NAME!r} ({task.name})")
     except FileNotFoundError as error:
         raise ParameterError(f"{error}; accepted: {SOURCES}") from None
-    return {split: found[split] for split in ("train", *task.validation)}
+    return {split: _read(*paths) for split, paths in files.items()}
+
+
+def _hub_files(task: Task) -> dict[str, list[Path]]:
+    """The pinned revision's parquet files of a task, downloaded where the Hub answers, else as the cache has them.
+
+    Not datasets.load_dataset: without the Hub that takes whatever revision it prepared last, and none of files that
+    were only downloaded. Raises FileNotFoundError where a split is not there whole.
+    """
+    splits = ("train", *task.validation)
+    folder = Path(snapshot_download(HUB_NAME, repo_type="dataset", revision=HUB_REVISION,
+                                    allow_patterns=[f"{task.name}/{split}-*.parquet" for split in splits]))
+    files = {split: sorted((folder / task.name).glob(f"{split}-*.parquet")) for split in splits}
+    for split, paths in files.items():
+        if not paths or int(paths[0].stem.rpartition("-of-")[2]) != len(paths):
+            raise FileNotFoundError(f"revision {HUB_REVISION[:10]} lacks {task.name}/{split}")
+    return files
 
 
 def _synthetic(task: Task) -> dict[str, Dataset]:
@@ -158,11 +174,11 @@ def _from_folder(task: Task, folder: Path) -> tuple[dict[str, Dataset], str]:
     return {split: _read(path) for split, path in paths.items()}, note
 
 
-def _read(path: Path) -> Dataset:
+def _read(*paths: Path) -> Dataset:
     try:
-        return Dataset.from_parquet(str(path))
+        return Dataset.from_parquet([str(path) for path in paths])
     except Exception as error:  # pyarrow's and datasets' own kinds: empty, cut short, not parquet
-        raise ParameterError(f"data: {path} is empty or not a parquet file ({type(error).__name__})") from None
+        raise ParameterError(f"data: {paths[0]} is empty or not a parquet file ({type(error).__name__})") from None
 
 
 def _take(data: Dataset, size: int) -> Dataset:

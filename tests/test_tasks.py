@@ -68,26 +68,34 @@ def test_auto_falls_back_loudly(monkeypatch, capfd):
 @pytest.mark.parametrize("source", ["hub", "glue"])
 def test_real_data_never_falls_back(monkeypatch, source):
     monkeypatch.setattr(hub, "hub_answers", lambda: False)
-    with pytest.raises(ParameterError, match="does not answer, and it is not in the local cache") as error:
+    with pytest.raises(ParameterError, match="is switched off .HF_HUB_OFFLINE is set., and it is not in the local cache") as error:
         load_task("rte", source)
     assert "\n" not in str(error.value)
 
 
-def test_the_hub_path_asks_for_the_pinned_official_set(monkeypatch):
+def test_the_hub_path_asks_for_the_pinned_official_set(monkeypatch, tmp_path):
     asked = {}
 
-    def load_dataset(name, config, revision):
-        asked.update(name=name, config=config, revision=revision)
-        return datasets.DatasetDict({
-            s: datasets.Dataset.from_dict(synthetic.generate(config, s, size=12))
-            for s in ("train", "validation_matched", "validation_mismatched")})
+    def snapshot_download(name, repo_type, revision, allow_patterns):
+        asked.update(name=name, repo_type=repo_type, revision=revision, patterns=allow_patterns)
+        (tmp_path / "mnli").mkdir()
+        for split in ("train", "validation_matched", "validation_mismatched"):
+            data = datasets.Dataset.from_dict(synthetic.generate("mnli", split, size=12))
+            for part in range(2):  # two files a split
+                data.shard(2, part).to_parquet(str(tmp_path / "mnli" / f"{split}-0000{part}-of-00002.parquet"))
+        return str(tmp_path)
 
-    monkeypatch.setattr(tasks, "load_dataset", load_dataset)
+    monkeypatch.setattr(tasks, "snapshot_download", snapshot_download)
     monkeypatch.setattr(hub, "hub_answers", lambda: True)
     found = load_task("mnli", "auto")
-    assert asked == {"name": "nyu-mll/glue", "config": "mnli", "revision": tasks.HUB_REVISION}
+    assert asked == {"name": "nyu-mll/glue", "repo_type": "dataset", "revision": tasks.HUB_REVISION, "patterns": [
+        "mnli/train-*.parquet", "mnli/validation_matched-*.parquet", "mnli/validation_mismatched-*.parquet"]}
     assert found.record.source == "hub" and found.record.revision == tasks.HUB_REVISION
-    assert found.record.note == ""
+    assert found.record.note == "" and set(found.record.sizes.values()) == {12}
+    (tmp_path / "mnli" / "train-00001-of-00002.parquet").unlink()
+    monkeypatch.setattr(tasks, "snapshot_download", lambda *args, **kwargs: str(tmp_path))
+    with pytest.raises(ParameterError, match="lacks mnli/train"):  # half a split is none
+        load_task("mnli", "hub")
 
 
 def test_hub_flags_are_put_back(monkeypatch):
