@@ -15,6 +15,7 @@ from transformers import BertConfig, PreTrainedTokenizerBase
 from . import flops, published
 from .config import student_config
 from .params import SHAPES, STUDY, FinetuneParams
+from .results import task_title
 from .tasks import TaskData
 from .teacher import load_shape
 
@@ -144,3 +145,15 @@ def duration(seconds: float) -> str:
     """`3 minutes`, `2.6 hours`."""
     minutes = math.ceil(seconds / 60)
     return f"{minutes} minute{'s' if minutes > 1 else ''}" if minutes < 100 else f"{minutes / 60:.1f} hours"
+
+
+def colab() -> str:
+    """README's sentence on the study's runs on Colab: its published times of BERT, and the formula's largest batch."""
+    layers, width, heads = SHAPES["bert-base"]
+    shape = BertConfig(num_hidden_layers=layers, hidden_size=width, num_attention_heads=heads, intermediate_size=4 * width)
+    batch, length = STUDY["batch_size"], STUDY["max_length"]
+    memory = training_memory(student_config(shape, "bert"), batch, length).total / GIB
+    times = [f"{duration(runs['bert'].train_runtime_s)} on {task_title(task)}" for task, runs in published.EXPECTED.tasks.items()]
+    return (f"Estimates, until they are measured on a T4: the 2023 study's own runs of BERT on its Colab GPU took "
+            f"{', '.join(times)}; {batch} examples of {length} tokens in fp32 need {memory:.1f} GiB by the formula in "
+            "`fnetlib/estimates.py`, of a T4's 15. 03 prints its own estimate before it starts.\n")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from . import tables, tables_repair, tables_speed, tables_training
+from . import estimates, tables, tables_repair, tables_speed, tables_training
 from .presets import names as preset_names
 from .results import (
     GROUP, NoRecords, Results, ResultsError, cells, footnotes, load, metric_title, task_title, write_text,
@@ -138,6 +138,9 @@ SECTIONS: dict[str, Callable[[Results], str]] = {
 }
 
 
+RECORDLESS: dict[str, Callable[[], str]] = {"estimates": estimates.colab}  # what is said before there are runs
+
+
 def update_readme(path: str | Path, results: str | Path, check: bool = False) -> list[str]:
     """Replace what stands between `<!-- generated:NAME -->` and `<!-- /generated -->`, NAME being a section and a
     preset (`quality-minilm`), by what the records in `<results>/<preset>` give. With `check` nothing is written.
@@ -168,8 +171,10 @@ def update_readme(path: str | Path, results: str | Path, check: bool = False) ->
 def _section(name: str, results: Path, loaded: dict[str, Results | None]) -> str:
     preset = next((p for p in sorted(preset_names(), key=len, reverse=True) if name.endswith(f"-{p}")), None)
     section = name.removesuffix(f"-{preset}")
+    if preset and section in RECORDLESS:
+        return RECORDLESS[section]()
     if preset is None or section not in SECTIONS:
-        raise ResultsError(f"generated:{name}: a section ({', '.join(SECTIONS)}), then a dash and a preset "
+        raise ResultsError(f"generated:{name}: a section ({', '.join([*SECTIONS, *RECORDLESS])}), then a dash and a preset "
                            f"({', '.join(preset_names())}) are expected")
     if preset not in loaded:
         try:

@@ -321,3 +321,10 @@ def test_the_estimate_in_words(true_shape):
         "model": "bert", "precision": "fp32", "batch_size": 16, "max_length": 511}), data)  # no time: not the study's
 
 
+
+
+def test_readmes_sentence_on_colab_is_the_studys_times_and_the_formula():
+    text = estimates.colab()
+    assert "6 minutes on CoLA, 2.6 hours on QNLI, 7 minutes on RTE" in text  # 316.6, 9227.0 and 406.4 s
+    whole = estimates.training_memory(student_config(BertConfig(), "bert"), 16, 512).total / 2**30
+    assert f"16 examples of 512 tokens in fp32 need {whole:.1f} GiB" in text
