@@ -323,9 +323,12 @@ def in_words(runs: list[Record]) -> str:
     table = scores(runs)
     metric, floor = runs[0].metrics.headline.name, runs[0].metrics.validation["chance"]
     means = table.groupby("model", sort=False)[metric].mean()
-    first = runs[0]
-    lines = [f"Computed on {first.env['device_name']}, torch {first.env['versions']['torch']}, code "
-             f"{first.code.commit[:10]}, {first.ended[:10]} ({len(runs)} runs)."]
+    def found(values) -> str:
+        return ", ".join(dict.fromkeys(values))
+
+    lines = [f"Computed on {found(r.env['device_name'] for r in runs)}, torch "
+             f"{found(r.env['versions']['torch'] for r in runs)}, code {found(r.code.commit[:10] for r in runs)}, "
+             f"{found(r.ended[:10] for r in runs)} ({len(runs)} runs)."]
     for model, mean in means.items():
         part = table[table["model"] == model]
         line = f"{model}: {metric} {mean:.3f} over {len(part)} seed{'s' if len(part) > 1 else ''} (chance {floor:.3f})"

@@ -60,8 +60,6 @@ class _Handler(BaseHTTPRequestHandler):
                 return self._missing("EntryNotFound")  # folders of a repository: these have none
             if match := re.fullmatch(rf"/api/{name}(|/revision/[^/]+|/tree/[^/]+)", path):
                 return self._listing(name, revision, folder, tree="/tree/" in match[1])
-            if path.startswith(f"/api/{name}/"):
-                return self._missing("EntryNotFound")
         self._missing("RepoNotFound")
 
     def _listing(self, name: str, revision: str, folder: Path, tree: bool) -> None:
