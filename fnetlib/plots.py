@@ -94,7 +94,7 @@ def _group_title(training: Any, teacher: Any, task: str) -> str:
 def quality(results: Results) -> Figure:
     """Every seed a point, the mean a bar, the constant predictor's floor and BERT's ceiling as lines."""
     title = tagged("Score after the last epoch: every seed a point, bars are means", results.tag)
-    groups = list(results.reported.groupby([*GROUP, "task"], sort=False, dropna=False))
+    groups = list(results.primary.groupby([*GROUP, "task"], sort=False, dropna=False))
     if not groups:
         return _empty(title, "no fine-tuning records")
     figure, axes = _panels(len(groups), 3, height=3.2)

@@ -77,8 +77,18 @@ def write_summary(results: Results) -> Path:
     return path
 
 
+def findings(results: Results) -> str:
+    """The main findings as sentences: scores, what repairs the swap, speed."""
+    return _sentences(results, [tables_repair.ablation_sentences])
+
+
 def headline(results: Results) -> str:
-    """The findings as sentences; every number in them is from the records."""
+    """All findings as sentences; every number in them is from the records."""
+    return _sentences(results, [tables_repair.ablation_sentences, tables_repair.calibrated_sentences,
+                                tables_repair.padding_sentences, tables_training.precision_sentences])
+
+
+def _sentences(results: Results, parts: list[Callable[[Results], list[str]]]) -> str:
     lines = ["**SYNTHETIC data, not GLUE:** the quality figures below say nothing about GLUE."] * bool(results.tag)
     runs = results.primary
     for (training, teacher, task), group in cells(runs).groupby([*GROUP, "task"], sort=False, dropna=False):
@@ -87,8 +97,7 @@ def headline(results: Results) -> str:
         clear = _bert_is_clear(group)
         weak = "" if clear is not False else " BERT itself is within two standard deviations of chance."
         lines.append(where + "; ".join(_scored(r, clear is not False) for r in group.itertuples()) + "." + weak)
-    for sentences in (tables_repair.ablation_sentences, tables_repair.calibrated_sentences,
-                      tables_repair.padding_sentences, tables_training.precision_sentences):
+    for sentences in parts:
         lines += sentences(results)
     lines += _speed_sentences(tables_speed.speed_frame(results.efficiency))
     return "\n".join([*lines, *(f"\n{note}" for note in footnotes(runs))]) + "\n"
@@ -128,7 +137,7 @@ def _markdown(build: Callable[[Results], tables.Table]) -> Callable[[Results], s
 
 
 SECTIONS: dict[str, Callable[[Results], str]] = {
-    "headline": headline,
+    "findings": findings, "headline": headline,
     **{name: _markdown(build) for name, build in {
         "quality": tables.quality, "runs": tables.runs, "differences": tables.differences, "missing": tables.missing,
         "published": tables.compared, "ablation": tables_repair.ablation, "calibrated": tables_repair.calibrated,

@@ -91,7 +91,7 @@ def went_wrong(cell: Any) -> str:
 
 def quality(results: Results) -> Table:
     """Per model and task: mean ± sd (n), recovery, best epoch, and every run that went wrong."""
-    runs = results.reported
+    runs = results.primary
     data = cells(runs)
     sections = {}
     for (training, teacher), group in data.groupby(GROUP, sort=False, dropna=False):
