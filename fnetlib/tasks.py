@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 from datasets import Dataset
-from huggingface_hub import snapshot_download
+from huggingface_hub import constants, snapshot_download
 
 from . import records, synthetic
 from .hub import banner, from_hub
@@ -149,8 +149,9 @@ def _hub_files(task: Task) -> dict[str, list[Path]]:
     were only downloaded. Raises FileNotFoundError where a split is not there whole.
     """
     splits = ("train", *task.validation)
-    folder = Path(snapshot_download(HUB_NAME, repo_type="dataset", revision=HUB_REVISION,
-                                    allow_patterns=[f"{task.name}/{split}-*.parquet" for split in splits]))
+    folder = Path(snapshot_download(
+        HUB_NAME, repo_type="dataset", revision=HUB_REVISION, local_files_only=constants.HF_HUB_OFFLINE,
+        allow_patterns=[f"{task.name}/{split}-*.parquet" for split in splits]))
     files = {split: sorted((folder / task.name).glob(f"{split}-*.parquet")) for split in splits}
     for split, paths in files.items():
         if not paths or int(paths[0].stem.rpartition("-of-")[2]) != len(paths):

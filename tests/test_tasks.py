@@ -4,6 +4,7 @@ from pathlib import Path
 
 import datasets
 import pytest
+from hubs import use_cache
 
 from fnetlib import hub, synthetic, tasks
 from fnetlib.params import TASKS as NAMES
@@ -59,14 +60,16 @@ def test_environment_variable_sets_the_folder(tmp_path, monkeypatch):
     assert load_task("rte").record.source == load_task("rte", "glue").record.source == "folder"
 
 
-def test_auto_falls_back_loudly(monkeypatch, capfd):
+def test_auto_falls_back_loudly(monkeypatch, capfd, tmp_path):
+    use_cache(monkeypatch, tmp_path)
     monkeypatch.setattr(hub, "hub_answers", lambda: False)
     assert load_task("rte", "auto", 10, 10).record.source == "synthetic"
     assert "SYNTHETIC" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("source", ["hub", "glue"])
-def test_real_data_never_falls_back(monkeypatch, source):
+def test_real_data_never_falls_back(monkeypatch, source, tmp_path):
+    use_cache(monkeypatch, tmp_path)
     monkeypatch.setattr(hub, "hub_answers", lambda: False)
     with pytest.raises(ParameterError, match="is switched off .HF_HUB_OFFLINE is set., and it is not in the local cache") as error:
         load_task("rte", source)
@@ -76,8 +79,9 @@ def test_real_data_never_falls_back(monkeypatch, source):
 def test_the_hub_path_asks_for_the_pinned_official_set(monkeypatch, tmp_path):
     asked = {}
 
-    def snapshot_download(name, repo_type, revision, allow_patterns):
+    def snapshot_download(name, repo_type, revision, allow_patterns, local_files_only):
         asked.update(name=name, repo_type=repo_type, revision=revision, patterns=allow_patterns)
+        assert not local_files_only
         (tmp_path / "mnli").mkdir()
         for split in ("train", "validation_matched", "validation_mismatched"):
             data = datasets.Dataset.from_dict(synthetic.generate("mnli", split, size=12))
@@ -87,6 +91,7 @@ def test_the_hub_path_asks_for_the_pinned_official_set(monkeypatch, tmp_path):
 
     monkeypatch.setattr(tasks, "snapshot_download", snapshot_download)
     monkeypatch.setattr(hub, "hub_answers", lambda: True)
+    monkeypatch.setattr(tasks.constants, "HF_HUB_OFFLINE", False)
     found = load_task("mnli", "auto")
     assert asked == {"name": "nyu-mll/glue", "repo_type": "dataset", "revision": tasks.HUB_REVISION, "patterns": [
         "mnli/train-*.parquet", "mnli/validation_matched-*.parquet", "mnli/validation_mismatched-*.parquet"]}

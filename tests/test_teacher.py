@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from hubs import use_cache
 from huggingface_hub import constants
 from transformers import BertForMaskedLM, DistilBertConfig, DistilBertModel
 
@@ -54,13 +55,15 @@ def test_a_missing_package_says_how_to_get_it(monkeypatch):
         load_teacher("minilm")
 
 
-def test_auto_falls_back_loudly(monkeypatch, capfd):
+def test_auto_falls_back_loudly(monkeypatch, capfd, tmp_path):
+    use_cache(monkeypatch, tmp_path)
     monkeypatch.setattr(hub, "hub_answers", lambda: False)
     assert load_teacher("auto").name == "minilm"
     assert "bert-base-uncased is not to be had here" in capfd.readouterr().err
 
 
-def test_a_named_teacher_never_falls_back(monkeypatch):
+def test_a_named_teacher_never_falls_back(monkeypatch, tmp_path):
+    use_cache(monkeypatch, tmp_path)
     monkeypatch.setattr(hub, "hub_answers", lambda: False)
     with pytest.raises(ParameterError, match="'bert-base-uncased': the Hugging Face Hub is switched off .HF_HUB_OFFLINE is set.") as error:
         load_teacher("bert-base-uncased")
@@ -92,13 +95,8 @@ def test_a_cached_hub_model_is_found_without_the_hub(tiny_teacher_folder, tmp_pa
     shutil.copytree(tiny_teacher_folder, snapshot)
     (tmp_path / "models--bert-base-uncased" / "refs").mkdir()
     (tmp_path / "models--bert-base-uncased" / "refs" / "main").write_text("abc")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    use_cache(monkeypatch, tmp_path)
     monkeypatch.setattr(hub, "hub_answers", lambda: False)
-    import transformers.utils.hub as transformers_hub
-
-    for name in ("TRANSFORMERS_CACHE", "HF_HUB_CACHE"):
-        if hasattr(transformers_hub, name):
-            monkeypatch.setattr(transformers_hub, name, str(tmp_path))
     found = load_teacher("auto")
     assert found.name == "bert-base-uncased" and found.source == "hub"
 
