@@ -135,7 +135,7 @@ def in_words(params: FinetuneParams, data: TaskData) -> str:
         lines.append(f"  {model}: {memory.total / GIB:.1f} GiB, of which {memory.activations / GIB:.1f} activations")
     seconds = training_seconds(config, data.task.name, len(data.train), params)
     runs = len(params.models) * len(params.all_seeds)
-    if seconds:
+    if seconds and not params.grid:  # a grid's points differ in steps
         lines.append(f"Up to {duration(seconds)} a run, {duration(runs * seconds)} for all {runs}, on the Colab GPU of "
                      "the 2023 study, at the speed that it published for BERT; less on a larger GPU.")
     return "\n".join(lines)
