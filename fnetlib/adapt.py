@@ -150,7 +150,8 @@ class Clock(TrainerCallback):
         if control.should_log or control.should_evaluate or control.should_save or state.global_step >= state.max_steps:
             self._stop()
             self.at[state.global_step] = self.seconds
-            say(f"  adapt: step {state.global_step}/{state.max_steps}  {self.seconds:.0f} s") if not watched() else None
+            if not watched():
+                say(f"  adapt: step {state.global_step}/{state.max_steps}  {self.seconds:.0f} s")
 
     def _stop(self) -> None:
         if self.start is not None:

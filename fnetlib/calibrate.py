@@ -13,48 +13,34 @@ from typing import Any
 import torch
 from torch import nn
 
-from .modeling import MixingSublayer
-from .mixers import Sequence
-
 PENALTIES = tuple(10.0**k for k in range(-4, 3))  # times the mean variance of the features; chosen on held-out sentences
 HELD_OUT = 5  # every so many sentences are held out to choose the penalty
 
 
 @torch.no_grad()
-def calibrate(reference: nn.Module, student: nn.Module, batch: dict[str, torch.Tensor]) -> list[dict[str, Any]]:
+def calibrate(student: nn.Module, batch: dict[str, torch.Tensor], targets: list[torch.Tensor]) -> list[dict[str, Any]]:
     """Refit the output projection of every swapped layer of `student`, in place.
 
-    reference: the teacher as an FNetBert model of recipe `bert`. batch: tokenised sentences, `[sentences, seq]` each.
-    Layer l's features are the mixer's output on the student's own states, given the layers below that are refitted
-    already; its targets are what the teacher's attention block adds to its residual stream, for the same tokens.
-    Returns one dict a refitted layer: `layer`, `penalty`, and `explained`, the share of the target's variance that
-    held-out sentences' predictions explain (before the final fit on all sentences).
+    batch: tokenised sentences, `[sentences, seq]` each. targets: what the teacher's attention blocks add to their
+    residual streams for the same real tokens, one `[tokens, hidden]` a layer (`transfer.branches`). Layer l's features
+    are the mixer's output on the student's own states, given the layers below that are refitted already. Returns one
+    dict a refitted layer: `layer`, `penalty`, and `explained`, the share of the target's variance that held-out
+    sentences' predictions explain (before the final fit on all sentences).
     """
-    theirs, ours = getattr(reference, "bert", reference).eval(), getattr(student, "bert", student).eval()
+    base = getattr(student, "bert", student).eval()
     real = batch["attention_mask"].bool()
     held_out = (torch.arange(len(real)) % HELD_OUT == 0)[:, None].expand_as(real)[real]
-    target_state = theirs.embeddings(input_ids=batch["input_ids"], token_type_ids=batch.get("token_type_ids"))
-    state = ours.embeddings(input_ids=batch["input_ids"], token_type_ids=batch.get("token_type_ids"))
-    their_sequence = theirs.encoder.sequence(target_state, batch["attention_mask"])
-    sequence = ours.encoder.sequence(state, batch["attention_mask"])
+    state = base.embeddings(input_ids=batch["input_ids"], token_type_ids=batch.get("token_type_ids"))
+    sequence = base.encoder.sequence(state, batch["attention_mask"])
     report = []
-    for number, (teacher_layer, layer) in enumerate(zip(theirs.encoder.layer, ours.encoder.layer)):
-        if ours.config.mixers[number] != "attention":
-            features = layer.attention.self(state, sequence)[real]
-            target = attention_branch(teacher_layer, target_state, their_sequence)[real]
-            weight, bias, penalty, explained = ridge(features, target, held_out)
+    for number, (layer, target) in enumerate(zip(base.encoder.layer, targets, strict=True)):
+        if base.config.mixers[number] != "attention":
+            weight, bias, penalty, explained = ridge(layer.attention.self(state, sequence)[real], target, held_out)
             layer.attention.output.dense.weight.copy_(weight)
             layer.attention.output.dense.bias.copy_(bias)
             report.append({"layer": number, "penalty": penalty, "explained": explained})
-        target_state = teacher_layer(target_state, their_sequence)
         state = layer(state, sequence)
     return report
-
-
-def attention_branch(layer: nn.Module, state: torch.Tensor, sequence: Sequence) -> torch.Tensor:
-    """What a block's mixing sub-layer adds to its residual stream, `[batch, seq, hidden]`; recipes with a projection."""
-    sublayer: MixingSublayer = layer.attention
-    return sublayer.output.dense(sublayer.self(state, sequence))
 
 
 def ridge(features: torch.Tensor, target: torch.Tensor, held_out: torch.Tensor,

@@ -23,7 +23,7 @@ from .metrics import GlueMetric, chance
 from .padding import logits_padded_to, score_by_padding
 from .params import FinetuneParams, ParameterError, parse_grid
 from .provenance import code, environment, now
-from .records import Record, RecordStore, make_run_id
+from .records import Record, RecordStore, choose, make_run_id
 from .tasks import TaskData, load_task, results_folder
 from .teacher import Teacher, load_teacher
 from .transfer import DEFAULT_GROUPS, build_student, sentence_batch
@@ -72,12 +72,6 @@ def finetune(params: FinetuneParams) -> list[Record]:
     if errors:
         raise RuntimeError("; ".join(errors))
     return done
-
-
-def choose(tried: list[Record]) -> Record | None:
-    """The run with the best score after its last epoch; equal scores (all collapsed, say): the lowest evaluation loss."""
-    scored = [r for r in tried if r.metrics and r.metrics.headline.last is not None]
-    return max(scored, key=lambda r: (r.metrics.headline.last, -r.metrics.history[-1]["eval_loss"]), default=None)
 
 
 def run(params: FinetuneParams, data: TaskData, teacher: Teacher, model: str, seed: int,

@@ -241,6 +241,12 @@ COLUMNS = [
 ]
 
 
+def choose(tried: list[Record]) -> Record | None:
+    """The run with the best score after its last epoch; equal scores (all collapsed, say): the lowest evaluation loss."""
+    scored = [r for r in tried if r.metrics and r.metrics.headline.last is not None]
+    return max(scored, key=lambda r: (r.metrics.headline.last, -r.metrics.history[-1]["eval_loss"]), default=None)
+
+
 def label(record: Record) -> str:
     """The name a model has in tables: the recipe, with its adaptation budget if it had one (`fnet@2min`)."""
     return f"{record.model}@{record.adapted.minutes:g}min" if record.adapted else str(record.model)

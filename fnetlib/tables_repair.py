@@ -146,7 +146,7 @@ def ablation_sentences(results: Results) -> list[str]:
                  _ranked("lost by `fnet` when left out alone (", players[players.quantity == "left_out"]),
                  _ranked("worth of the projection in `fnet-naive` (", axis[axis.quantity == "alone"]),
                  _ranked("and in `fnet` (", axis[axis.quantity == "left_out"])]
-        lines.append(f"- **What repairs it, {task_title(task, [n for n in part.note if n])}** ({part.metric.iloc[0]}; "
+        lines.append(f"- **What repairs it, {task_title(task, part.note)}** ({part.metric.iloc[0]}; "
                      f"recipe `{training}`, teacher `{teacher}`{settings}): {'; '.join(filter(None, parts))}.")
     return lines
 
@@ -194,7 +194,7 @@ def _refit(group: pd.DataFrame, plain: pd.DataFrame) -> dict[str, Any]:
 
 def _refit_section(part: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame([{
-        "Task": f"{task_title(r.task, [r.note] * bool(r.note))} {r.metric}", "Model": r.label,
+        "Task": f"{task_title(r.task, [r.note])} {r.metric}", "Model": r.label,
         "Without (n)": mean_sd(r.base_mean, r.base_sd, r.base_n), "Refitted (n)": mean_sd(r.mean, r.sd, r.n),
         "Difference": f"{interval(r.difference, r.low, r.high, r.pairs)}, {r.verdict}"} for r in part.itertuples()])
 
@@ -204,7 +204,7 @@ def calibrated_sentences(results: Results) -> list[str]:
     lines = []
     for (training, teacher), part in calibrated(results).data.groupby(GROUP, sort=False, dropna=False):
         found = [f"`{r.label}` minus `{r.base}` is {number(r.difference, sign=True)} on "
-                 f"{task_title(r.task, [r.note] * bool(r.note))} ({r.verdict}, n={r.pairs})" for r in part.itertuples()]
+                 f"{task_title(r.task, [r.note])} ({r.verdict}, n={r.pairs})" for r in part.itertuples()]
         lines.append(f"- **Closed-form repair** (recipe `{training}`, teacher `{teacher}`): {'; '.join(found)}.")
     return lines
 
@@ -234,7 +234,7 @@ def padding_frame(runs: pd.DataFrame) -> pd.DataFrame:
 def padding(results: Results) -> Table:
     """The same models' scores with every example padded to at least so many tokens."""
     data = padding_frame(results.scored)
-    sections = {heading(training, teacher, task_title(task, [n for n in part.note if n])): _padding_section(part)
+    sections = {heading(training, teacher, task_title(task, part.note)): _padding_section(part)
                 for (training, teacher, task), part in data.groupby([*GROUP, "task"], sort=False, dropna=False)}
     notes = ["The fine-tuned models scored again on the validation set, nothing changed but the padding: mean ± standard "
              "deviation (n). *Most changed*: the largest number of predictions, in any one run at any of these lengths, "
@@ -271,7 +271,7 @@ def padding_sentences(results: Results) -> list[str]:
         for label, model in sorted(padded.groupby("label"), key=lambda item: model_key(item[0])):
             worst = model.loc[model.changed.idxmax()]
             if worst.changed:
-                task = task_title(worst.task, [worst.note] * bool(worst.note))
+                task = task_title(worst.task, [worst.note])
                 moved.append(f"`{label}` (up to {worst.changed} of {worst.examples}, {task})")
             else:
                 one_class = (model.collapsed == model.runs).all()

@@ -8,7 +8,7 @@ import pandas as pd
 
 from . import published
 from .params import GRID as GRID_NAMES
-from .records import Record, label
+from .records import Record, choose, label
 from .results import (
     CELL, GRID, GROUP, Results, footnotes, is_grid, metric_title, model_key, notes_of, precision_pair, refreshed_fingerprint,
     tagged, task_title, where,
@@ -30,7 +30,7 @@ def precision(results: Results) -> Table:
             base = groups.get((pair[0], *key[1:]), group.iloc[:0])
             rows.append({**dict(zip(CELL, key)), "training": pair[0], "precision": pair[1], **_beside(group, base)})
     data = pd.DataFrame(rows, columns=_PRECISION)
-    sections = {heading(training, teacher, task_title(task, [n for n in part.note if n])): _precision_section(part)
+    sections = {heading(training, teacher, task_title(task, part.note)): _precision_section(part)
                 for (training, teacher, task), part in data.groupby([*GROUP, "task"], sort=False, dropna=False)}
     notes = ["The same recipe in mixed precision beside fp32: the score after the last epoch, and the difference to fp32 "
              f"paired by seed, mean [interval] (pairs). {INTERVALS} Verdict: *{EQUAL}* where the mean difference is at "
@@ -69,15 +69,9 @@ def precision_sentences(results: Results) -> list[str]:
         training, teacher, task, name = key
         found = [f"{number(r.difference, sign=True)} for `{r.label}`, {r.verdict} ({number(r.fp32_sd)})"
                  for r in part.itertuples()]
-        lines.append(f"- **Precision, {task_title(task, [n for n in part.note if n])}** ({part.metric.iloc[0]}; recipe "
+        lines.append(f"- **Precision, {task_title(task, part.note)}** ({part.metric.iloc[0]}; recipe "
                      f"`{training}`, teacher `{teacher}`): {name} minus fp32 is {'; '.join(found)}.")
     return lines
-
-
-def chosen(runs: list[Record]) -> Record | None:
-    """The run with the best last score, of equal ones that with the lowest evaluation loss: the grid's choice."""
-    scored = [r for r in runs if r.metrics and r.metrics.headline.last is not None]
-    return max(scored, key=lambda r: (r.metrics.headline.last, -r.metrics.history[-1]["eval_loss"]), default=None)
 
 
 _GRID = [*CELL, "seed", *GRID_NAMES, "status", "metric", "last", "best", "eval_loss", "degenerate", "chosen", "edge",
@@ -109,7 +103,7 @@ def grid(results: Results) -> Table:
 
 def _grid_rows(results: Results, group: pd.DataFrame) -> list[dict[str, Any]]:
     """One row a point of one model's grid."""
-    best, tuned, rows = chosen(list(group.record)), _tuned(results, group.iloc[0]), []
+    best, tuned, rows = choose(list(group.record)), _tuned(results, group.iloc[0]), []
     rates = sorted({record.params["learning_rate"] for record in group.record})
     for r in group.itertuples():
         point = {name: r.record.params.get(name) for name in GRID_NAMES}
@@ -190,7 +184,7 @@ def teachers(results: Results) -> Table:
         rows.append({"Teacher": name, "Steps": number(first.steps, 0), "Tokens seen, millions": number(tokens / 1e6, 1),
                      "Minutes": number(minutes, 1) + " (shared)" * bool(first.shared and minutes is not None),
                      "Held-out loss": number(first.heldout_loss),
-                     **{f"{task_title(r.task, [r.note] * bool(r.note))} {r.metric} (n)": mean_sd(r.mean, r.sd, r.n)
+                     **{f"{task_title(r.task, [r.note])} {r.metric} (n)": mean_sd(r.mean, r.sd, r.n)
                         for r in part.itertuples() if isinstance(r.task, str)}})
     notes = [f"`bert` fine-tuned under recipe `{published.TRAINING}` from the plain teacher (no steps) and from the same "
              "teacher trained on with masked language modelling: mean ± standard deviation over seeds (n). Minutes are "

@@ -152,7 +152,8 @@ def build_student(
     if recipe.endswith(CALIBRATED):
         if batch is None:
             raise ParameterError(f"model: {recipe!r} is refitted on sentences, and none are given")
-        report = replace(report, calibration=calibrate(build_student(teacher, "bert", head="none")[0], student, batch))
+        attention = branches(build_student(teacher, "bert", head="none")[0], batch)
+        report = replace(report, calibration=calibrate(student, batch, [part["branch"] for part in attention]))
     elif batch is not None and student.config.gain and ("gain", "copied", "") not in fates:
         set_gain(teacher, student, batch)
     student.eval()
