@@ -47,7 +47,7 @@ def test_every_record_names_the_commit_of_its_code(summary):
     errata = (summary.parent / "ERRATA.md").read_text() if (summary.parent / "ERRATA.md").is_file() else ""
     for commit, source in {(r.code.commit, r.code.source) for r in RecordStore(summary.parent).all()}:
         if source in errata:  # the erratum names the commit that it was
-            commit = re.search(rf"`(\w+)`, as their `code.source` \(`{source}`\)", errata.replace("\n  ", " "))[1]
+            commit = re.search(rf"`(\w+)`, as (?:its|their) `code.source` \(`{source}`\)", errata.replace("\n  ", " "))[1]
         assert committed_source(ROOT, commit) == source, f"records of {source} are not of commit {commit}"
 
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from fnetlib import plots_repair, readme, tables_repair, tables_training
 from fnetlib.config import REPAIRS
-from fnetlib.finetune import choose
+from fnetlib.records import choose
 from fnetlib.results import design
 
 WORTH = {"norm": 0.05, "mask": 0.02, "gain": 0.08, "projection": 0.01}
@@ -273,13 +273,13 @@ def test_the_grid_marks_its_choice_and_its_edge_and_gives_the_other_seeds(made):
     assert "upper edge" in text and "0.270 ± 0.014 (2)" in text and "1 runs of `tuned` have other values" in text
 
 
-def test_the_grids_choice_is_the_one_that_was_run():
-    """The same rule as finetune.choose, of which these tables are free (it needs torch)."""
+def test_the_grids_choice_is_the_best_last_score_and_of_equal_ones_the_lowest_loss():
     tied = [point(1e-5, 0.0, loss=0.7), point(1e-4, 0.0, loss=0.6), point(1e-3, 0.0, loss=0.8),
             point(1e-2, None, status="diverged"), point(1e-1, None, status="failed", error="x")]
-    for runs in (tied, [*tied, point(5e-5, 0.2, loss=0.9)], tied[3:], []):
-        assert tables_training.chosen(runs) is choose(runs)
-    assert tables_training.chosen(tied).params["learning_rate"] == 1e-4
+    better = point(5e-5, 0.2, loss=0.9)
+    assert choose(tied) is tied[1]
+    assert choose([*tied, better]) is better
+    assert choose(tied[3:]) is choose([]) is None
 
 
 def test_teachers_are_shown_by_tokens_with_loss_and_time(made):
