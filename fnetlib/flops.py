@@ -65,6 +65,16 @@ def fourier_bluestein_flops(n: int, d: int) -> float:
     return n * fft_flops(d, real=True) + half * (2 * fft_flops(size) + 6.0 * (size + 2 * n))
 
 
+def filter_flops(n: int, d: int, heads: int, backend: str) -> tuple[str, float]:
+    """2 n d² for the values, 2 n² d for the Toeplitz matrices or FFTs of m points there and back; the ends'
+    weights 4 n a head, 2 n d to apply them, 2 n d for the first token's own."""
+    ends = 4.0 * n * heads + 4.0 * n * d
+    size = 1 << (2 * n - 2).bit_length()
+    if backend == "matmul":
+        return "filter, matrices", 2.0 * n * d * d + 2.0 * n * n * d + ends
+    return "filter, FFT", 2.0 * n * d * d + d * (2 * fft_flops(size, real=True) + 3.0 * size) + ends
+
+
 def mixing_flops(config: BertConfig, mixer: str, seq: int, masked: bool = False) -> tuple[str, float]:
     """What a layer's mixer does and its FLOPs for one sequence. masked: the batch has padding that is masked."""
     width = config.hidden_size
@@ -72,6 +82,8 @@ def mixing_flops(config: BertConfig, mixer: str, seq: int, masked: bool = False)
         return "attention", attention_flops(seq, width)
     if mixer == "identity":
         return "none", 0.0
+    if mixer == "filter":
+        return filter_flops(seq, width, config.num_attention_heads, choose_backend(config.backend, seq))
     if choose_backend(config.backend, seq) == "matmul":
         return "Fourier, matrices", fourier_matmul_flops(seq, width)
     if masked and config.padding == "mask":
@@ -96,6 +108,8 @@ def _layer(config: BertConfig, where: str, mixer: str, batch: int, seq: int, mas
     d, inner, tokens = config.hidden_size, config.intermediate_size, batch * seq
     what, mixing = mixing_flops(config, mixer, seq, masked)
     weights = 3 * (d * d + d) if mixer == "attention" else d * bool(getattr(config, "gain", False))
+    if mixer == "filter":
+        weights += d * d + d + config.num_attention_heads * (3 * config.max_position_embeddings + 1)
     projects = mixer == "attention" or config.output_projection
     return [
         Part(where, "mixing", what, batch * mixing, weights),

@@ -20,6 +20,7 @@ from transformers.models.bert.modeling_bert import (
 
 from .config import FNetBertConfig
 from .mixers import MIXERS, Sequence
+from .mixers.filter import FilterMixer, plan_filter
 from .mixers.fourier import hidden_dft, plan_fourier
 
 
@@ -86,7 +87,7 @@ class FNetBertEncoder(nn.Module):
         """What all layers share for this batch; `attention_mask` is `[batch, seq]`, nonzero where a token is real."""
         config, (_, length, width) = self.config, hidden_states.shape
         real = attention_mask.bool() if attention_mask is not None else None
-        attention = fourier = None
+        attention = fourier = filtered = None
         if "attention" in config.mixers:
             attention = create_bidirectional_mask(
                 config=config, inputs_embeds=hidden_states, attention_mask=attention_mask)
@@ -94,7 +95,10 @@ class FNetBertEncoder(nn.Module):
             masked = real if config.padding == "mask" else None
             plan = plan_fourier(length, width, masked, config.fourier_norm, config.backend, hidden_states.device)
             fourier = (plan, (self.hidden_cos, self.hidden_sin))
-        return Sequence(real, attention, fourier)
+        if "filter" in config.mixers:
+            everything = torch.ones(hidden_states.shape[:2], dtype=torch.bool, device=hidden_states.device)
+            filtered = plan_filter(real if real is not None and config.padding == "mask" else everything, config.backend)
+        return Sequence(real, attention, fourier, filtered)
 
     def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> list[torch.Tensor]:
         """All states: the input and every block's output, each `[batch, seq, hidden]`."""
@@ -123,6 +127,9 @@ class FNetBertPreTrainedModel(BertPreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, MixingSublayer) and module.gain is not None:
             init.ones_(module.gain)
+        elif isinstance(module, FilterMixer):
+            for weight in (module.filter, module.first, module.ends):
+                init.normal_(weight, std=self.config.initializer_range)
         elif isinstance(module, FNetBertEncoder):
             # Not in the checkpoint, so from_pretrained leaves them uninitialised.
             cos, sin = hidden_dft(module.config.hidden_size)

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from .calibrate import calibrate
+from .calibrate import calibrate, fit_filters
 from .config import CALIBRATED, student_config
 from .modeling import (
     FNetBertForMaskedLM, FNetBertForSequenceClassification, FNetBertModel, FNetBertPreTrainedModel, MixingSublayer,
@@ -35,6 +35,7 @@ GROUPS: dict[str, str] = {
     "feed_forward": _LAYER + r"(intermediate|output)\.dense\.(weight|bias)",
     "output_projection": _LAYER + r"attention\.output\.dense\.(weight|bias)",
     "attention": _LAYER + r"attention\.self\.(query|key|value)\.(weight|bias)",
+    "filter": _LAYER + r"attention\.self\.(filter|first|ends)",
     "gain": _LAYER + r"attention\.gain",
     "pooler": r"bert\.pooler\.dense\.(weight|bias)",
     "mlm_head": r"cls\.predictions\..*",
@@ -104,7 +105,7 @@ def transfer(teacher: dict[str, torch.Tensor], student: nn.Module,
     for name, target in own.items():
         group, source = group_of(name), teacher.get(name)
         if source is None:
-            fate, why = "new", "measured" if group == "gain" else "the teacher has none"
+            fate, why = "new", "measured" if group in ("gain", "filter") else "the teacher has none"
         elif group not in groups:
             fate, why = "new", "group not selected"
         elif source.shape != target.shape:
@@ -139,8 +140,9 @@ def build_student(
     """A student of a teacher: recipe's architecture, shared weights copied, gain or projections measured on `batch`.
 
     head: `none`, `mlm` or `classification`. batch: tokenised sentences (`input_ids`, `attention_mask`, ...
-    `[batch, seq]`); needed where the recipe has a gain, whose start is 1 without it, or is `-calibrated`. seed: of what is new; None leaves
-    the random state alone. overrides: config choices (`num_labels=3`, `fourier_norm="backward"`, ...).
+    `[batch, seq]`); needed where the recipe has a gain, whose start is 1 without it, filters, whose start is random
+    without it, or is `-calibrated`. seed: of what is new; None leaves the random state alone. overrides: config choices
+    (`num_labels=3`, `fourier_norm="backward"`, ...).
     """
     if seed is not None:
         torch.manual_seed(seed)
@@ -149,6 +151,8 @@ def build_student(
     fates = {(row["group"], row["fate"], row["why"]) for row in report.rows}
     if ("attention", "new", "the teacher has none") in fates:
         raise ParameterError(f"model: {recipe!r} keeps attention in layers where teacher {teacher.name!r} has none")
+    if batch is not None and "filter" in student.config.mixers and ("filter", "copied", "") not in fates:
+        fit_filters(build_student(teacher, "bert", head="none")[0], student, batch)
     if recipe.endswith(CALIBRATED):
         if batch is None:
             raise ParameterError(f"model: {recipe!r} is refitted on sentences, and none are given")

@@ -11,7 +11,7 @@ from fnetlib.transfer import (
     DEFAULT_GROUPS, GROUPS, branches, build_student, group_of, parse_groups, rms, set_gain, transfer, verify,
 )
 
-RECIPES = ["bert", "fnet-naive", "fnet-paper", "fnet", "hybrid-2", "bound"]
+RECIPES = ["bert", "fnet-naive", "fnet-paper", "fnet", "hybrid-2", "bound", "fnet+filter", "hybrid-2+filter"]
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,10 @@ model prepares once per forward pass and every layer shares.
 
 from .attention import AttentionMixer
 from .base import Sequence
+from .filter import FilterMixer
 from .fourier import FourierMixer
 from .identity import IdentityMixer
 
-MIXERS = {"fourier": FourierMixer, "attention": AttentionMixer, "identity": IdentityMixer}
+MIXERS = {"fourier": FourierMixer, "filter": FilterMixer, "attention": AttentionMixer, "identity": IdentityMixer}
 
-__all__ = ["MIXERS", "AttentionMixer", "FourierMixer", "IdentityMixer", "Sequence"]
+__all__ = ["MIXERS", "AttentionMixer", "FilterMixer", "FourierMixer", "IdentityMixer", "Sequence"]
