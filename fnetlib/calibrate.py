@@ -14,9 +14,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from .mixers.filter import FilterMixer, plan_filter
+from .mixers.filter import FilterMixer, FilterPlan, plan_filter
+from .mixers.gated import GatedFilterMixer
 
 PENALTIES = tuple(10.0**k for k in range(-4, 3))  # times the mean variance of the features; chosen on held-out sentences
+GATE_PENALTY = 1e-5  # times the number of queries
 HELD_OUT = 5  # every so many sentences are held out to choose the penalty
 
 
@@ -78,6 +80,93 @@ def fit_filters(reference: nn.Module, student: nn.Module, batch: dict[str, torch
         mixer.ends.copy_(torch.einsum("bhik,bi,bk->hk", to_ends, rows, plan.ends.amax(-1)) / rows.sum())
         first = weights[sentence, :, ends[0]].transpose(0, 1).flatten(1)  # padding has weight 0
         mixer.first.zero_()[:, :len(index)] = _sum_by(plan.place.flatten(), first, len(index)) / places.clamp(min=1)
+
+
+@torch.no_grad()
+def fit_gates(reference: nn.Module, student: nn.Module, batch: dict[str, torch.Tensor]) -> None:
+    """Set gates and filters of every gated mixer of `student` to stand for the teacher's attention, in place.
+
+    reference, batch: as for `fit_filters`. The log weights are linear in what is sought (the query that replaces each
+    head's own, the two keys that stand for the ends, the filter), so it is a least-squares fit to the teacher's
+    attention scores, weighted by its attention: the second-order expansion of the Kullback-Leibler divergence between
+    the two softmaxes around the teacher's. The filter's differences from offset to offset are penalised, so an offset
+    that no sentence has gets its neighbour's weight.
+    """
+    theirs, ours = getattr(reference, "bert", reference).eval(), getattr(student, "bert", student).eval()
+    states = theirs(**batch, output_hidden_states=True).hidden_states
+    real = batch["attention_mask"].bool()
+    plan = plan_filter(real, "matmul")
+    for layer, attention, state in zip(ours.encoder.layer, (part.attention.self for part in theirs.encoder.layer), states):
+        mixer = layer.attention.self
+        if not isinstance(mixer, GatedFilterMixer):
+            continue
+        weights = attention.weights(state, real)  # [sentences, heads, seq, seq]
+        split = (mixer.heads, attention.attention_head_size, -1)
+        query, key = attention.query.weight.view(split), attention.key.weight.view(split)
+        bias = attention.query.bias.view(split[:2])
+        for head in range(mixer.heads):
+            q = attention.query(state).view(*real.shape, *split[:2])[:, :, head]
+            k = attention.key(state).view(*real.shape, *split[:2])[:, :, head]
+            for_query, for_ends, taps = _fit_gate(weights[:, head], q, k, plan, mixer.longest)
+            mixer.gate.weight[head] = for_query @ key[head]
+            mixer.first.weight[head] = _fit_pooling(weights[:, head], k, plan) @ key[head]
+            for end, (direction, offset) in enumerate(zip(for_ends[:, :-1], for_ends[:, -1])):
+                mixer.ends.weight[end * mixer.heads + head] = direction @ query[head]
+                mixer.ends.bias[end * mixer.heads + head] = direction @ bias[head] + offset
+            mixer.log_filter[head] = taps
+
+
+def _fit_gate(weights: torch.Tensor, query: torch.Tensor, key: torch.Tensor, plan: FilterPlan, longest: int,
+              ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """One head: the constant query `[e]`, for each end a key and a constant `[2, e + 1]`, the filter `[2 longest − 1]`.
+
+    weights: `[sentences, seq, seq]`; query, key: `[sentences, seq, e]`. A pair's features are (key, 0, 0, offset) for
+    an inner key, (0, query, 0, 0) for the first token, (0, 0, query, 0) for the last.
+    """
+    count, length, size = query.shape
+    query, key = torch.cat([query, torch.ones_like(query[..., :1])], -1).double(), key.double()
+    rows = plan.real - plan.ends[:, 0]  # every token but the first, whose weights are its own
+    weights = (weights * rows[:, :, None]).double()
+    scores = weights.clamp(min=1e-30).log()
+    scores = scores - (weights * scores).sum(-1, keepdim=True)  # a row's constant does not matter: its mean is 0
+    inner = weights * plan.inner[:, None]
+    index = torch.arange(length)
+    place = (index[None] - index[:, None] + longest - 1).expand(count, -1, -1)  # of the offset j − i, in the filter
+    near, far = longest - length, longest + length - 1  # the offsets that can occur
+    spread = inner.new_zeros(count, length, 2 * longest - 1)
+    by_query = spread.scatter(2, place, inner)[..., near:far]
+    by_key = spread.scatter(2, place.mT, inner.mT)[..., near:far]
+    ends = torch.einsum("bij,bkj->kbi", weights, plan.ends.double())  # [2, sentences, seq]
+    ends_scores = torch.einsum("bij,bkj->kbi", weights * scores, plan.ends.double())
+
+    means = torch.cat([inner @ key, *(ends[..., None] * query), by_query], -1)[rows.bool()]  # a row's mean feature
+    moment = torch.block_diag(
+        torch.einsum("bij,bjd,bje->de", inner, key, key),
+        *(torch.einsum("bi,bid,bie->de", weight, query, query) for weight in ends), by_query.sum((0, 1)).diag())
+    filters = moment.shape[0] - (far - near)  # where the filter's entries begin
+    moment[:size, filters:] = torch.einsum("bjd,bje->de", key, by_key)
+    moment[filters:, :size] = moment[:size, filters:].T
+    product = torch.cat([
+        torch.einsum("bij,bjd->d", inner * scores, key),
+        *(torch.einsum("bi,bid->d", weight, query) for weight in ends_scores),
+        spread.scatter(2, place, inner * scores)[..., near:far].sum((0, 1))])
+    steps = torch.eye(far - near, dtype=torch.double).diff(dim=0)
+    penalty = torch.block_diag(torch.eye(filters, dtype=torch.double), steps.T @ steps)
+    found = torch.linalg.solve(moment - means.T @ means + GATE_PENALTY * rows.sum() * penalty, product).float()
+    taps = torch.nn.functional.pad(found[None, filters:], (near, near), mode="replicate")[0]
+    return found[:size], found[size:filters].view(2, -1), taps
+
+
+def _fit_pooling(weights: torch.Tensor, key: torch.Tensor, plan: FilterPlan) -> torch.Tensor:
+    """One head's constant query for the first token, `[e]`: the same fit to its row of the attention alone."""
+    key = key.double()
+    own = torch.einsum("bij,bi->bj", weights, plan.ends[:, 0]).double()  # the first token's weights, [sentences, seq]
+    scores = own.clamp(min=1e-30).log()
+    scores = scores - (own * scores).sum(-1, keepdim=True)
+    means = torch.einsum("bj,bjd->bd", own, key)
+    moment = torch.einsum("bj,bjd,bje->de", own, key, key) - means.T @ means
+    penalty = GATE_PENALTY * len(key) * torch.eye(key.shape[-1], dtype=torch.double)
+    return torch.linalg.solve(moment + penalty, torch.einsum("bj,bjd->d", own * scores, key)).float()
 
 
 def _sum_by(index: torch.Tensor, values: torch.Tensor, size: int) -> torch.Tensor:

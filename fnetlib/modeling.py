@@ -18,10 +18,11 @@ from transformers.models.bert.modeling_bert import (
     BertPooler, BertPreTrainedModel, BertSelfOutput,
 )
 
-from .config import FNetBertConfig
+from .config import FILTERS, FNetBertConfig
 from .mixers import MIXERS, Sequence
 from .mixers.filter import FilterMixer, plan_filter
 from .mixers.fourier import hidden_dft, plan_fourier
+from .mixers.gated import GatedFilterMixer
 
 
 class MixingSublayer(nn.Module):
@@ -95,7 +96,7 @@ class FNetBertEncoder(nn.Module):
             masked = real if config.padding == "mask" else None
             plan = plan_fourier(length, width, masked, config.fourier_norm, config.backend, hidden_states.device)
             fourier = (plan, (self.hidden_cos, self.hidden_sin))
-        if "filter" in config.mixers:
+        if set(FILTERS) & set(config.mixers):
             everything = torch.ones(hidden_states.shape[:2], dtype=torch.bool, device=hidden_states.device)
             filtered = plan_filter(real if real is not None and config.padding == "mask" else everything, config.backend)
         return Sequence(real, attention, fourier, filtered)
@@ -130,6 +131,8 @@ class FNetBertPreTrainedModel(BertPreTrainedModel):
         elif isinstance(module, FilterMixer):
             for weight in (module.filter, module.first, module.ends):
                 init.normal_(weight, std=self.config.initializer_range)
+        elif isinstance(module, GatedFilterMixer):
+            init.zeros_(module.log_filter)
         elif isinstance(module, FNetBertEncoder):
             # Not in the checkpoint, so from_pretrained leaves them uninitialised.
             cos, sin = hidden_dft(module.config.hidden_size)

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from .calibrate import calibrate, fit_filters
+from .calibrate import calibrate, fit_filters, fit_gates
 from .config import CALIBRATED, student_config
 from .modeling import (
     FNetBertForMaskedLM, FNetBertForSequenceClassification, FNetBertModel, FNetBertPreTrainedModel, MixingSublayer,
@@ -35,7 +35,7 @@ GROUPS: dict[str, str] = {
     "feed_forward": _LAYER + r"(intermediate|output)\.dense\.(weight|bias)",
     "output_projection": _LAYER + r"attention\.output\.dense\.(weight|bias)",
     "attention": _LAYER + r"attention\.self\.(query|key|value)\.(weight|bias)",
-    "filter": _LAYER + r"attention\.self\.(filter|first|ends)",
+    "filter": _LAYER + r"attention\.self\.((log_)?filter|(gate|first|ends)(\.(weight|bias))?)",
     "gain": _LAYER + r"attention\.gain",
     "pooler": r"bert\.pooler\.dense\.(weight|bias)",
     "mlm_head": r"cls\.predictions\..*",
@@ -151,8 +151,9 @@ def build_student(
     fates = {(row["group"], row["fate"], row["why"]) for row in report.rows}
     if ("attention", "new", "the teacher has none") in fates:
         raise ParameterError(f"model: {recipe!r} keeps attention in layers where teacher {teacher.name!r} has none")
-    if batch is not None and "filter" in student.config.mixers and ("filter", "copied", "") not in fates:
-        fit_filters(build_student(teacher, "bert", head="none")[0], student, batch)
+    for mixer, fit in (("filter", fit_filters), ("gated", fit_gates)):
+        if batch is not None and mixer in student.config.mixers and ("filter", "copied", "") not in fates:
+            fit(build_student(teacher, "bert", head="none")[0], student, batch)
     if recipe.endswith(CALIBRATED):
         if batch is None:
             raise ParameterError(f"model: {recipe!r} is refitted on sentences, and none are given")

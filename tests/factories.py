@@ -1,4 +1,4 @@
-"""Fake records for tests of what reads records: valid in every field, with numbers that a test can predict."""
+"""Fake records for tests of what reads records: valid in every field, with numbers that a test can predict; batches."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import hashlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from fnetlib.config import CALIBRATED, recipe
 from fnetlib.params import STUDY
@@ -179,3 +181,10 @@ def adapt_record(name: str = "minilm-mlm-100", steps: int = 100, loss: float = 2
                         history=history),
         timing={"train_seconds": 0.5 * steps, "shared": shared},
         transfer={"result": {"name": name, "fingerprint": fingerprint(name)}})
+
+
+def batch_of(lengths: list[int], vocabulary: int = 100) -> dict[str, torch.Tensor]:
+    """Random tokenised sentences of these lengths, padded at the end."""
+    ids = torch.randint(5, vocabulary, (len(lengths), max(lengths)), generator=torch.Generator().manual_seed(0))
+    mask = (torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]).long()
+    return {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}

@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from factories import batch_of
 from transformers import BertModel
 
 from fnetlib import FNetBertModel
@@ -63,12 +64,6 @@ def test_weights_are_by_offset_and_apart_for_the_ends(backend, start, end):
                         weight = made.filter[head, j - i + made.longest - 1]
                     expected = expected + weight * values[example, j, head]
                 assert torch.allclose(out[example, i, 4 * head: 4 * head + 4], expected, atol=1e-4), (example, head, i)
-
-
-def batch_of(lengths: list[int], vocabulary: int = 100) -> dict[str, torch.Tensor]:
-    ids = torch.randint(5, vocabulary, (len(lengths), max(lengths)), generator=torch.Generator().manual_seed(0))
-    mask = (torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]).long()
-    return {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
 
 
 def test_attention_weights_are_transformers_own(tiny_config):

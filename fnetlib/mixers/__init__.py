@@ -8,8 +8,10 @@ from .attention import AttentionMixer
 from .base import Sequence
 from .filter import FilterMixer
 from .fourier import FourierMixer
+from .gated import GatedFilterMixer
 from .identity import IdentityMixer
 
-MIXERS = {"fourier": FourierMixer, "filter": FilterMixer, "attention": AttentionMixer, "identity": IdentityMixer}
+MIXERS = {"fourier": FourierMixer, "filter": FilterMixer, "gated": GatedFilterMixer, "attention": AttentionMixer,
+          "identity": IdentityMixer}
 
-__all__ = ["MIXERS", "AttentionMixer", "FilterMixer", "FourierMixer", "IdentityMixer", "Sequence"]
+__all__ = ["MIXERS", "AttentionMixer", "FilterMixer", "FourierMixer", "GatedFilterMixer", "IdentityMixer", "Sequence"]

@@ -13,7 +13,7 @@ class Sequence(NamedTuple):
     real: `[batch, seq]` bool, True where a token is not padding; None where nothing is padded.
     attention_mask: what BERT's attention takes (its form depends on the attention implementation), or None.
     fourier: the sequence axis' transform, a `FourierPlan`; None where no layer is a Fourier layer.
-    filter: which tokens are inner, first and last, a `FilterPlan`; None where no layer is a filter layer.
+    filter: which tokens are inner, first and last, a `FilterPlan`; None where no layer has filters.
     """
 
     real: torch.Tensor | None = None
