@@ -123,19 +123,17 @@ def _fit_gate(weights: torch.Tensor, query: torch.Tensor, key: torch.Tensor, pla
     weights: `[sentences, seq, seq]`; query, key: `[sentences, seq, e]`. A pair's features are (key, 0, 0, offset) for
     an inner key, (0, query, 0, 0) for the first token, (0, 0, query, 0) for the last.
     """
-    count, length, size = query.shape
+    length, size = query.shape[1:]
     query, key = torch.cat([query, torch.ones_like(query[..., :1])], -1).double(), key.double()
     rows = plan.real - plan.ends[:, 0]  # every token but the first, whose weights are its own
     weights = (weights * rows[:, :, None]).double()
     scores = weights.clamp(min=1e-30).log()
     scores = scores - (weights * scores).sum(-1, keepdim=True)  # a row's constant does not matter: its mean is 0
     inner = weights * plan.inner[:, None]
-    index = torch.arange(length)
-    place = (index[None] - index[:, None] + longest - 1).expand(count, -1, -1)  # of the offset j − i, in the filter
-    near, far = longest - length, longest + length - 1  # the offsets that can occur
-    spread = inner.new_zeros(count, length, 2 * longest - 1)
-    by_query = spread.scatter(2, place, inner)[..., near:far]
-    by_key = spread.scatter(2, place.mT, inner.mT)[..., near:far]
+    index, offsets = torch.arange(length), 2 * length - 1
+    place = (index[None] - index[:, None] + length - 1).expand_as(inner)  # of the offset j − i
+    spread = inner.new_zeros(*inner.shape[:2], offsets)
+    by_query, by_key = spread.scatter(2, place, inner), spread.scatter(2, place.mT, inner.mT)
     ends = torch.einsum("bij,bkj->kbi", weights, plan.ends.double())  # [2, sentences, seq]
     ends_scores = torch.einsum("bij,bkj->kbi", weights * scores, plan.ends.double())
 
@@ -143,17 +141,18 @@ def _fit_gate(weights: torch.Tensor, query: torch.Tensor, key: torch.Tensor, pla
     moment = torch.block_diag(
         torch.einsum("bij,bjd,bje->de", inner, key, key),
         *(torch.einsum("bi,bid,bie->de", weight, query, query) for weight in ends), by_query.sum((0, 1)).diag())
-    filters = moment.shape[0] - (far - near)  # where the filter's entries begin
+    filters = len(moment) - offsets  # where the filter's entries begin
     moment[:size, filters:] = torch.einsum("bjd,bje->de", key, by_key)
     moment[filters:, :size] = moment[:size, filters:].T
     product = torch.cat([
         torch.einsum("bij,bjd->d", inner * scores, key),
         *(torch.einsum("bi,bid->d", weight, query) for weight in ends_scores),
-        spread.scatter(2, place, inner * scores)[..., near:far].sum((0, 1))])
-    steps = torch.eye(far - near, dtype=torch.double).diff(dim=0)
+        spread.scatter(2, place, inner * scores).sum((0, 1))])
+    steps = torch.eye(offsets, dtype=torch.double).diff(dim=0)
     penalty = torch.block_diag(torch.eye(filters, dtype=torch.double), steps.T @ steps)
     found = torch.linalg.solve(moment - means.T @ means + GATE_PENALTY * rows.sum() * penalty, product).float()
-    taps = torch.nn.functional.pad(found[None, filters:], (near, near), mode="replicate")[0]
+    beyond = (longest - length,) * 2  # offsets that no sentence has
+    taps = torch.nn.functional.pad(found[None, filters:], beyond, mode="replicate")[0]
     return found[:size], found[size:filters].view(2, -1), taps
 
 

@@ -17,7 +17,7 @@ from transformers import (
 
 from . import records
 from .callbacks import Bar, EpochLine, Pace, TimedCheckpoint, last_checkpoint, say, watched
-from .config import CALIBRATED, recipe
+from .config import CALIBRATED, FILTERS, recipe
 from .hub import in_notebook
 from .metrics import GlueMetric, chance
 from .padding import logits_padded_to, score_by_padding
@@ -30,6 +30,7 @@ from .transfer import DEFAULT_GROUPS, build_student, sentence_batch
 
 EVAL_BATCH_SIZE = 64
 GAIN_SENTENCES = 64  # unlabelled training examples on which a recipe's gain is measured
+FILTER_SENTENCES = 256  # on which filters and gates are fitted
 CALIBRATION_SENTENCES = 512  # and on which a `-calibrated` recipe's projections are refitted
 
 
@@ -74,13 +75,24 @@ def finetune(params: FinetuneParams) -> list[Record]:
     return done
 
 
+def decisive_params(params: FinetuneParams, model: str, layers: int) -> dict[str, Any]:
+    """All that decides a run's outcome but seed, data and teacher: what its record holds and its name is hashed from.
+
+    A change here is another run: finished ones are computed anew.
+    """
+    decisive = {**params.decisive(), "eval_batch_size": EVAL_BATCH_SIZE, "gain_sentences": GAIN_SENTENCES,
+                "groups": list(DEFAULT_GROUPS), "recipe": recipe(model, layers)}
+    if model.endswith(CALIBRATED):
+        decisive["calibration_sentences"] = CALIBRATION_SENTENCES
+    elif set(FILTERS) & set(decisive["recipe"]["mixers"]):
+        decisive["filter_sentences"] = FILTER_SENTENCES
+    return decisive
+
+
 def run(params: FinetuneParams, data: TaskData, teacher: Teacher, model: str, seed: int,
         store: RecordStore) -> Record:
     """One run, or its record if there is one. A killed run goes on from its last checkpoint."""
-    decisive = {**params.decisive(), "eval_batch_size": EVAL_BATCH_SIZE, "gain_sentences": GAIN_SENTENCES,
-                "groups": list(DEFAULT_GROUPS), "recipe": recipe(model, teacher.config.num_hidden_layers)}
-    if model.endswith(CALIBRATED):
-        decisive["calibration_sentences"] = CALIBRATION_SENTENCES
+    decisive = decisive_params(params, model, teacher.config.num_hidden_layers)
     run_id = make_run_id("finetune", params.task, model, seed, decisive, data.record.fingerprint,
                          teacher.fingerprint)
     existing = store.get(run_id)
@@ -98,7 +110,7 @@ def run(params: FinetuneParams, data: TaskData, teacher: Teacher, model: str, se
     if params.force:
         shutil.rmtree(work, ignore_errors=True)
     try:
-        outcome = _train(params, data, teacher, model, seed, work)
+        outcome = _train(params, data, teacher, model, seed, work, decisive)
     except RuntimeError as error:
         failed = Record(**common, status="failed", error=_one_line(error), env=_environment(params.precision),
                         ended=now())
@@ -113,9 +125,9 @@ def run(params: FinetuneParams, data: TaskData, teacher: Teacher, model: str, se
 
 
 def _train(params: FinetuneParams, data: TaskData, teacher: Teacher, model: str, seed: int,
-           work: Path) -> dict[str, Any]:
+           work: Path, decisive: dict[str, Any]) -> dict[str, Any]:
     set_seed(seed)
-    sentences = CALIBRATION_SENTENCES if model.endswith(CALIBRATED) else GAIN_SENTENCES
+    sentences = max(count for name, count in decisive.items() if name.endswith("_sentences"))
     student, report = build_student(
         teacher, model, batch=sentence_batch(teacher, data, sentences, params.max_length), num_labels=data.task.num_labels,
         problem_type="regression" if data.task.regression else "single_label_classification")

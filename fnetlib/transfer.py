@@ -27,6 +27,7 @@ from .tasks import TaskData, results_folder
 from .teacher import Teacher
 
 _LAYER = r"bert\.encoder\.layer\.\d+\."
+_FILTERS = r"((log_)?filter|(gate|first|ends)(\.(weight|bias))?)"
 
 # component group -> the tensors it names
 GROUPS: dict[str, str] = {
@@ -34,8 +35,7 @@ GROUPS: dict[str, str] = {
     "norms": r"bert\.(embeddings|encoder\.layer\.\d+\.(attention\.)?output)\.LayerNorm\.(weight|bias)",
     "feed_forward": _LAYER + r"(intermediate|output)\.dense\.(weight|bias)",
     "output_projection": _LAYER + r"attention\.output\.dense\.(weight|bias)",
-    "attention": _LAYER + r"attention\.self\.(query|key|value)\.(weight|bias)",
-    "filter": _LAYER + r"attention\.self\.((log_)?filter|(gate|first|ends)(\.(weight|bias))?)",
+    "attention": _LAYER + rf"attention\.self\.((query|key|value)\.(weight|bias)|{_FILTERS})",  # the mixer's own
     "gain": _LAYER + r"attention\.gain",
     "pooler": r"bert\.pooler\.dense\.(weight|bias)",
     "mlm_head": r"cls\.predictions\..*",
@@ -105,7 +105,8 @@ def transfer(teacher: dict[str, torch.Tensor], student: nn.Module,
     for name, target in own.items():
         group, source = group_of(name), teacher.get(name)
         if source is None:
-            fate, why = "new", "measured" if group in ("gain", "filter") else "the teacher has none"
+            measured = group == "gain" or re.search(rf"\.self\.{_FILTERS}$", name)
+            fate, why = "new", "measured" if measured else "the teacher has none"
         elif group not in groups:
             fate, why = "new", "group not selected"
         elif source.shape != target.shape:
@@ -151,8 +152,9 @@ def build_student(
     fates = {(row["group"], row["fate"], row["why"]) for row in report.rows}
     if ("attention", "new", "the teacher has none") in fates:
         raise ParameterError(f"model: {recipe!r} keeps attention in layers where teacher {teacher.name!r} has none")
+    measured = ("attention", "new", "measured") in fates
     for mixer, fit in (("filter", fit_filters), ("gated", fit_gates)):
-        if batch is not None and mixer in student.config.mixers and ("filter", "copied", "") not in fates:
+        if batch is not None and measured and mixer in student.config.mixers:
             fit(build_student(teacher, "bert", head="none")[0], student, batch)
     if recipe.endswith(CALIBRATED):
         if batch is None:

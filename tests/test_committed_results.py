@@ -9,6 +9,8 @@ import pandas as pd
 import pytest
 
 from fnetlib import readme, tables, tables_repair, tables_speed, tables_training
+from fnetlib.finetune import decisive_params
+from fnetlib.params import FinetuneParams
 from fnetlib.provenance import committed_source
 from fnetlib.records import RecordStore
 from fnetlib.results import load
@@ -49,6 +51,20 @@ def test_every_record_names_the_commit_of_its_code(summary):
         if source in errata:  # the erratum names the commit that it was
             commit = re.search(rf"`(\w+)`, as (?:its|their) `code.source` \(`{source}`\)", errata.replace("\n  ", " "))[1]
         assert committed_source(ROOT, commit) == source, f"records of {source} are not of commit {commit}"
+
+
+@pytest.mark.parametrize("summary", COMMITTED, ids=lambda p: p.parent.name)
+def test_finished_runs_are_found_again(summary):
+    """What today's code would run under a record's parameters has that record's parameters: nothing is computed anew."""
+    layers, known = {"minilm": 6, "bert-base": 12}[summary.parent.name], set(FinetuneParams.model_fields)
+    found = 0
+    for record in RecordStore(summary.parent).all():
+        if record.stage == "finetune":
+            params = FinetuneParams(task=record.task, training=record.training,
+                                    **{name: value for name, value in record.params.items() if name in known})
+            assert decisive_params(params, record.model, layers) == record.params, record.run_id
+            found += 1
+    assert found
 
 
 def test_only_real_data_is_committed():
