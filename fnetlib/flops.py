@@ -21,6 +21,7 @@ from typing import NamedTuple
 import pandas as pd
 from transformers import BertConfig
 
+from .config import FILTERS
 from .mixers.fourier import choose_backend
 
 PARTS = ("embeddings", "mixing", "projection", "feed-forward", "norms", "pooler", "classifier")
@@ -65,14 +66,22 @@ def fourier_bluestein_flops(n: int, d: int) -> float:
     return n * fft_flops(d, real=True) + half * (2 * fft_flops(size) + 6.0 * (size + 2 * n))
 
 
-def filter_flops(n: int, d: int, heads: int, backend: str) -> tuple[str, float]:
-    """2 n d² for the values, 2 n² d for the Toeplitz matrices or FFTs of m points there and back; the ends'
-    weights 4 n a head, 2 n d to apply them, 2 n d for the first token's own."""
-    ends = 4.0 * n * heads + 4.0 * n * d
+def convolution_flops(n: int, columns: int, backend: str) -> float:
+    """2 n² a column by Toeplitz matrices, or FFTs of m points there and back, a power of two from 2n − 1."""
     size = 1 << (2 * n - 2).bit_length()
-    if backend == "matmul":
-        return "filter, matrices", 2.0 * n * d * d + 2.0 * n * n * d + ends
-    return "filter, FFT", 2.0 * n * d * d + d * (2 * fft_flops(size, real=True) + 3.0 * size) + ends
+    return columns * (2.0 * n * n if backend == "matmul" else 2 * fft_flops(size, real=True) + 3.0 * size)
+
+
+def filter_flops(n: int, d: int, heads: int, backend: str) -> float:
+    """2 n d² for the values, the convolutions; the ends' weights 4 n a head, 2 n d to apply them, 2 n d for the first
+    token's own."""
+    return 2.0 * n * d * d + convolution_flops(n, d, backend) + 4.0 * n * heads + 4.0 * n * d
+
+
+def gated_flops(n: int, d: int, heads: int, backend: str) -> float:
+    """2 n d² for the values, convolutions of d columns and a sum of weights a head; 8 n d a head for four numbers a
+    token (its gate, what it takes from both ends, its gate for the first token), 10 n d to apply the last three."""
+    return 2.0 * n * d * d + convolution_flops(n, d + heads, backend) + 8.0 * n * d * heads + 10.0 * n * d
 
 
 def mixing_flops(config: BertConfig, mixer: str, seq: int, masked: bool = False) -> tuple[str, float]:
@@ -82,8 +91,11 @@ def mixing_flops(config: BertConfig, mixer: str, seq: int, masked: bool = False)
         return "attention", attention_flops(seq, width)
     if mixer == "identity":
         return "none", 0.0
-    if mixer == "filter":
-        return filter_flops(seq, width, config.num_attention_heads, choose_backend(config.backend, seq))
+    if mixer in FILTERS:
+        count, what = {"filter": (filter_flops, "filter"), "gated": (gated_flops, "gated filter")}[mixer]
+        backend = choose_backend(config.backend, seq)
+        kind = "matrices" if backend == "matmul" else "FFT"
+        return f"{what}, {kind}", count(seq, width, config.num_attention_heads, backend)
     if choose_backend(config.backend, seq) == "matmul":
         return "Fourier, matrices", fourier_matmul_flops(seq, width)
     if masked and config.padding == "mask":
@@ -110,6 +122,8 @@ def _layer(config: BertConfig, where: str, mixer: str, batch: int, seq: int, mas
     weights = 3 * (d * d + d) if mixer == "attention" else d * bool(getattr(config, "gain", False))
     if mixer == "filter":
         weights += d * d + d + config.num_attention_heads * (3 * config.max_position_embeddings + 1)
+    if mixer == "gated":
+        weights += d * d + d + config.num_attention_heads * (4 * d + 2 + 2 * config.max_position_embeddings - 1)
     projects = mixer == "attention" or config.output_projection
     return [
         Part(where, "mixing", what, batch * mixing, weights),

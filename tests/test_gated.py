@@ -1,11 +1,10 @@
 """The gated filter mixer against explicit sums, and its closed-form fit against teachers that it can match."""
 
-import numpy as np
 import pytest
 import torch
 from factories import batch_of
 
-from fnetlib.calibrate import GATE_PENALTY, fit_gates
+from fnetlib.calibrate import GATE_PENALTY
 from fnetlib.config import FNetBertConfig, recipe
 from fnetlib.mixers import GatedFilterMixer, Sequence
 from fnetlib.mixers.filter import plan_filter
@@ -79,3 +78,80 @@ def test_a_teacher_whose_queries_are_constant_is_matched(teacher):
     target = reference(**batch).last_hidden_state[real]
     gated, filtered = ((model(**batch).last_hidden_state[real] - target).pow(2).mean().item() for model in (student, plain))
     assert gated < 0.05 * filtered, (gated, filtered)
+
+
+def explicit_loss(made, reference, batch) -> torch.Tensor:
+    """What the fit minimises in layer 0, pair by pair: the teacher-weighted variance of the error in the scores."""
+    state = reference(**batch, output_hidden_states=True).hidden_states[0]
+    real = batch["attention_mask"].bool()
+    target = reference.encoder.layer[0].attention.self.weights(state, real)
+    gate, first, ends = made.gate(state), made.first(state), made.ends(state).unflatten(-1, (2, -1))
+    total = 0.0
+    for example, length in enumerate(real.sum(1).tolist()):
+        place = torch.arange(length)[None] - torch.arange(length)[:, None] + made.longest - 1
+        own = gate[example, :length].T[:, None] + made.log_filter[:, place]
+        own = torch.cat([ends[example, :length, 0].T[..., None], own[..., 1:-1],
+                         ends[example, :length, 1].T[..., None]], -1)
+        own = torch.cat([first[example, :length].T[:, None], own[:, 1:]], 1)
+        weights = target[example, :, :length, :length]
+        error = own - weights.log()
+        error = error - (weights * error).sum(-1, keepdim=True)
+        total = total + (weights * error.pow(2)).sum()
+    return total
+
+
+def test_the_fit_is_the_least_squares_one(teacher):
+    """The fit's gradients are its small penalties' alone; those of gates that are a little off are not."""
+    batch = batch_of([9, 7, 5, 9] * 12)
+    reference, _ = build_student(teacher, "bert", head="none")
+    student, _ = build_student(teacher, "fnet+gated", head="none", batch=batch)
+    made = student.encoder.layer[0].attention.self
+    fitted = [made.gate.weight, made.first.weight, made.ends.weight, made.ends.bias, made.log_filter]
+
+    def slope() -> list[float]:
+        gradients = torch.autograd.grad(explicit_loss(made, reference, batch), fitted)
+        return [float(gradient.abs().max()) for gradient in gradients]
+
+    before = slope()
+    assert max(before) < 100 * GATE_PENALTY * 12 * 30
+    for weight, was in zip(fitted, before):
+        with torch.no_grad():
+            weight += 0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+        assert max(slope()) > 5 * max(before)
+        with torch.no_grad():
+            weight -= 0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+
+
+def test_offsets_that_no_sentence_has_are_like_the_last_that_one_has(teacher):
+    student, _ = build_student(teacher, "fnet+gated", head="none", batch=batch_of([8, 6]))
+    taps, middle = student.encoder.layer[0].attention.self.log_filter, 63
+    assert (taps[:, middle + 8:] == taps[:, middle + 7, None]).all()
+    assert (taps[:, :middle - 7] == taps[:, middle - 7, None]).all()
+    assert taps.std(1).min() > 1e-3
+
+
+def test_gates_of_a_trained_student_are_kept(teacher, tmp_path):
+    student, _ = build_student(teacher, "fnet+gated", head="mlm", seed=1)
+    with torch.no_grad():
+        student.bert.encoder.layer[0].attention.self.log_filter.add_(torch.randn(127))
+    student.save_pretrained(tmp_path)
+    teacher.tokenizer.save_pretrained(tmp_path)
+    again, report = build_student(load_teacher(str(tmp_path)), "fnet+gated", head="none", batch=batch_of([6, 4]))
+    own = dict(student.bert.named_parameters())
+    assert all(torch.equal(own[name], weight) for name, weight in again.named_parameters() if ".self." in name)
+    assert {row["fate"] for row in report.rows if ".self." in row["tensor"]} == {"copied"}
+
+
+def test_without_sentences_all_tokens_weigh_alike():
+    torch.manual_seed(0)
+    made, x = GatedFilterMixer(FNetBertConfig(hidden_size=8, num_attention_heads=2, num_hidden_layers=1)), torch.randn(1, 7, 8)
+    for linear in (made.gate, made.first, made.ends):
+        torch.nn.init.zeros_(linear.weight)
+    torch.nn.init.zeros_(made.ends.bias)
+    out = made(x, Sequence(filter=plan_filter(torch.ones(1, 7, dtype=torch.bool), "matmul")))
+    assert torch.allclose(out, made.value(x).mean(1, keepdim=True).expand_as(out), atol=1e-6)
+
+
+def test_names():
+    assert recipe("hybrid-2+gated", 6)["mixers"] == ["gated", "gated", "attention", "gated", "gated", "attention"]
+    assert recipe("fnet+gated-calibrated", 2)["gain"] is False

@@ -11,8 +11,9 @@ import fnetlib
 from fnetlib import FNetBertConfig, FNetBertForMaskedLM, FNetBertForSequenceClassification, FNetBertModel
 from fnetlib.config import hybrid_layers, recipe, student_config
 
-RECIPES = ["bert", "fnet-naive", "fnet-paper", "fnet", "hybrid-2", "bound", "fnet+filter", "hybrid-2+filter"]
-MASKED = ["bert", "fnet", "hybrid-2", "bound", "fnet+filter"]
+RECIPES = ["bert", "fnet-naive", "fnet-paper", "fnet", "hybrid-2", "bound", "fnet+filter", "hybrid-2+filter",
+           "fnet+gated"]
+MASKED = ["bert", "fnet", "hybrid-2", "bound", "fnet+filter", "fnet+gated"]
 
 
 def inputs(length: int = 9, batch: int = 3, vocabulary: int = 200, padded: bool = True) -> dict[str, torch.Tensor]:

@@ -11,7 +11,8 @@ from fnetlib.transfer import (
     DEFAULT_GROUPS, GROUPS, branches, build_student, group_of, parse_groups, rms, set_gain, transfer, verify,
 )
 
-RECIPES = ["bert", "fnet-naive", "fnet-paper", "fnet", "hybrid-2", "bound", "fnet+filter", "hybrid-2+filter"]
+RECIPES = ["bert", "fnet-naive", "fnet-paper", "fnet", "hybrid-2", "bound", "fnet+filter", "hybrid-2+filter",
+           "fnet+gated"]
 
 
 @pytest.fixture(scope="module")
