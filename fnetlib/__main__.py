@@ -5,28 +5,52 @@ from __future__ import annotations
 import sys
 import warnings
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, Field, ValidationError
 from pydantic_settings import BaseSettings, CliApp, CliPositionalArg, CliSubCommand, SettingsConfigDict, SettingsError
 
-from .params import FinetuneParams, ParameterError, Params, _line
+from .params import FinetuneParams, ParameterError, Params, TransferParams, _line
 from .provenance import find_root
 from .records import RecordError, RecordStore
+
+
+def _quiet() -> None:
+    """stdout and stderr are for the command's own lines."""
+    import os
+
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+
+
+class Adapt(TransferParams):
+    """Swap a teacher's attention and train on with text, then save the model. Prints the run's id. Several GPUs share
+    each batch with: accelerate launch -m fnetlib adapt ..."""
+
+    adapt: Literal["mlm", "distill"] = Field("distill", description="mlm: masked language modelling; distill: match the "
+                                                                    "teacher's states")
+
+    def cli_cmd(self) -> None:
+        import os
+
+        _quiet()
+        from .adapt import adapt, prepare
+
+        record = adapt(self, *prepare(self))
+        if int(os.environ.get("RANK", 0)) == 0:
+            print(record.run_id)
 
 
 class Finetune(FinetuneParams):
     """Fine-tune recipes on a GLUE task; one record per (task, model, seed). Prints the records' paths."""
 
     def cli_cmd(self) -> None:
-        import os
-
-        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-        import transformers
-
+        _quiet()
         from .finetune import finetune, record_path
 
-        transformers.utils.logging.disable_progress_bar()
-        transformers.utils.logging.set_verbosity_error()
         for record in finetune(self):
             print(record_path(self, record))
 
@@ -91,6 +115,7 @@ class Main(BaseSettings):
         cli_prog_name="python -m fnetlib", cli_kebab_case=True, cli_implicit_flags=True, cli_hide_none_type=True,
         cli_avoid_json=True, cli_use_class_docs_for_groups=True)
 
+    adapt: CliSubCommand[Adapt]
     finetune: CliSubCommand[Finetune]
     list: CliSubCommand[List]
     show: CliSubCommand[Show]

@@ -1,45 +1,53 @@
-"""Continued training of a model on unlabelled text, before any task: masked-LM (Devlin 2019, section 3.1).
+"""Continued training of a model on unlabelled text, before any task: masked-LM (Devlin 2019, section 3.1) or
+distillation of a teacher's states (`distill.py`), with XATL's freezing where asked (`freezing.py`).
 
 The model may be a student of any recipe, or the teacher itself (recipe `bert`): a sentence encoder, say, is no good
 baseline for acceptability before it has seen text as a language model again. XATL (Choi 2024) continues training after
-the transfer in the same way.
+the transfer in the same way. One process trains on one device; several share each batch through `accelerate launch -m
+fnetlib adapt ...`.
 """
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import json
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
 from matplotlib.figure import Figure
+from torch import nn
 from transformers import (
-    DataCollatorForLanguageModeling, PreTrainedModel, PrinterCallback, ProgressCallback, Trainer, TrainerCallback,
-    TrainingArguments, default_data_collator, set_seed,
+    DataCollatorForLanguageModeling, PreTrainedModel, PrinterCallback, ProgressCallback, Trainer, TrainingArguments,
+    default_data_collator, set_seed,
 )
 
 from . import records
-from .callbacks import Bar, last_checkpoint, say, watched
+from .callbacks import Bar, Clock, Pace, last_checkpoint, say, watched
+from .distill import DistillationTrainer
+from .freezing import Thaw, frozen_by, set_optimizer
 from .params import ParameterError, TransferParams
 from .provenance import code, environment, find_root, now
 from .records import Record, RecordStore, make_run_id
-from .tasks import results_folder
-from .teacher import Teacher, fingerprint
-from .text import Text, pack
-from .transfer import Transfer
+from .tasks import load_task, results_folder
+from .teacher import Teacher, fingerprint, load_teacher
+from .text import Text, load_text, pack
+from .transfer import Transfer, build_student, parse_groups, sentence_batch
 
 HELD_OUT_SEQUENCES = 2048  # at most so many held-out sequences are scored
 EVALUATIONS = 20  # times that the held-out loss is taken during a run
 
 
-def adapt(params: TransferParams, teacher: Teacher, student: PreTrainedModel, report: Transfer, text: Text) -> Record:
+def adapt(params: TransferParams, teacher: Teacher, student: PreTrainedModel, report: Transfer, text: Text,
+          show_only: bool = False) -> Record:
     """Train `student` (with a masked-LM head) in place and save it in `params.save`; returns the run's record.
 
     A finished run whose model is in the folder is loaded, not repeated; a killed one goes on from its last checkpoint.
-    Raises ParameterError where the record exists but its model is gone: then only `force` trains again.
+    Raises ParameterError where the record exists but its model is gone: then only `force` trains again. show_only: the
+    record is enough then, and the student stays as it is.
     """
     decisive = params.adaptation()
     run_id = make_run_id("adapt", None, params.model, params.seed, decisive, text.record.fingerprint, teacher.fingerprint)
@@ -47,84 +55,170 @@ def adapt(params: TransferParams, teacher: Teacher, student: PreTrainedModel, re
     existing = store.get(run_id)
     folder = find_root() / params.save
     if existing and not params.force:
-        if not (folder / "model.safetensors").is_file():
+        if not is_saved(params):
+            if show_only:
+                return existing
             raise ParameterError(f"save: {run_id} has a record but no model in {params.save!r}; `-p force True` trains it again")
         student.load_state_dict(type(student).from_pretrained(folder).state_dict())
         return existing
     started, work = now(), store.results / "work" / run_id
-    if params.force:
-        shutil.rmtree(work, ignore_errors=True)
     env = environment("cuda" if torch.cuda.is_available() else "cpu", params.precision, params.compile)
-    say(f"adapt / {params.model} / {params.steps} steps: {run_id}")
-    outcome = _train(params, teacher, student, text, work)
+    outcome, main_process = _train(params, teacher, student, text, work)
     transfer = {**report.record(), "result": {"name": folder.name, "fingerprint": fingerprint(student)}}
     record = Record(
         run_id=run_id, stage="adapt", params=decisive, seed=params.seed, model=params.model, teacher=teacher.record(),
         data=text.record, transfer=transfer, code=code(), started=started, ended=now(), **outcome,
         env=env)
-    student.save_pretrained(folder)
-    teacher.tokenizer.save_pretrained(folder)
-    store.write(record, force=existing is not None)
-    (folder / "record.json").write_text(json.dumps({"run_id": run_id}) + "\n")  # last: the folder is whole
-    shutil.rmtree(work, ignore_errors=True)
+    if main_process:
+        student.save_pretrained(folder)
+        teacher.tokenizer.save_pretrained(folder)
+        store.write(record, force=existing is not None)
+        (folder / "record.json").write_text(json.dumps({"run_id": run_id}) + "\n")  # last: the folder is whole
+        shutil.rmtree(work, ignore_errors=True)
     return record
 
 
-def _train(params: TransferParams, teacher: Teacher, student: PreTrainedModel, text: Text, work: Path) -> dict[str, Any]:
+def is_saved(params: TransferParams) -> bool:
+    """Whether the adapted model is in its folder."""
+    return bool(params.save) and (find_root() / params.save / "model.safetensors").is_file()
+
+
+def prepare(params: TransferParams) -> tuple[Teacher, PreTrainedModel, Transfer, Text]:
+    """Teacher, student with a masked-LM head, what went where, and text: what `adapt` needs."""
+    selected, text = parse_groups(params.groups), load_text(params.text)
+    teacher = load_teacher(params.teacher)
+    examples = load_task(params.task, params.data, train_size=params.sentences, eval_size=1)
+    batch = sentence_batch(teacher, examples, params.sentences)
+    student, report = build_student(teacher, params.model, "mlm", groups=selected, batch=batch, seed=params.seed)
+    return teacher, student, report, text
+
+
+def _train(params: TransferParams, teacher: Teacher, student: PreTrainedModel, text: Text,
+           work: Path) -> tuple[dict[str, Any], bool]:
+    """What goes into the record, and whether this process is the one that writes it."""
     set_seed(params.seed)
-    clock = Clock(params.batch_size * params.length)
-    trainer = make_trainer(params, teacher, student, text, work, clock)
+    steps = params.planned_steps or _steps_within(params, teacher, student, text, work)
+    set_seed(params.seed)
+    trainer, clock, thaw = make_trainer(params, steps, teacher, student, text, work)
+    trainable = student.num_parameters(only_trainable=True)
+    if trainer.is_world_process_zero():
+        say(f"adapt / {params.model} / {params.adapt} / {steps} steps: {work.name}")
+        if params.force:
+            shutil.rmtree(work, ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()
     if trainer.args.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     checkpoint = last_checkpoint(work)
-    trainer.train(resume_from_checkpoint=checkpoint)
+    with without_dropout(student) if params.adapt == "distill" else contextlib.nullcontext():
+        trainer.train(resume_from_checkpoint=checkpoint)
+    student.requires_grad_(True)
     history = clock.history(trainer.state.log_history)
     losses = [entry["eval_loss"] for entry in history if entry["eval_loss"] is not None]
-    seconds = history[-1]["seconds"]
+    errors = next((entry["layer_errors"] for entry in reversed(history) if "layer_errors" in entry), [])
     return {
         "status": "finished" if all(loss == loss for loss in losses) else "diverged",
-        "metrics": records.Metrics(headline=records.Headline(name="heldout_loss", last=losses[-1], best=min(losses)),
-                                   validation={"loss": losses[-1]}, history=history),
-        "timing": {"train_seconds": seconds, "steps": trainer.state.global_step, "resumed": checkpoint is not None,
-                   "tokens_per_s": trainer.state.global_step * clock.tokens / seconds if seconds else None,
+        "metrics": records.Metrics(
+            headline=records.Headline(name="heldout_loss", last=losses[-1], best=min(losses)), history=history,
+            validation={"loss": losses[-1], **{f"layer_{i}_error": error for i, error in enumerate(errors, 1)}}),
+        "timing": {"train_seconds": clock.seconds, "steps": trainer.state.global_step, "resumed": checkpoint is not None,
+                   "tokens_per_s": trainer.state.global_step * clock.tokens / clock.seconds if clock.seconds else None,
+                   "processes": trainer.args.world_size, "unfrozen_at_step": thaw.step if thaw else None,
                    "shared": params.shared or checkpoint is not None},
         "memory": {"peak_bytes": torch.cuda.max_memory_allocated() if trainer.args.device.type == "cuda" else None},
-        "parameters": records.Parameters(
-            total=student.num_parameters(), trainable=student.num_parameters(only_trainable=True)),
-    }
+        "parameters": records.Parameters(total=student.num_parameters(), trainable=trainable),
+    }, trainer.is_world_process_zero()
 
 
-def make_trainer(params: TransferParams, teacher: Teacher, student: PreTrainedModel, text: Text, work: Path,
-                 clock: Clock) -> Trainer:
-    """The Trainer of a run: AdamW, warm-up then linear decay, held-out loss on sequences masked once for all."""
+def _steps_within(params: TransferParams, teacher: Teacher, student: PreTrainedModel, text: Text, work: Path) -> int:
+    """The steps that fit into `params.minutes`, by the pace of a copy's first steps; kept for a run that is resumed."""
+    kept = work / "steps.json"
+    if kept.is_file() and not params.force:
+        return json.loads(kept.read_text())
+    trainer, _, _ = make_trainer(params, 2 * Pace.WARMUP, teacher, copy.deepcopy(student), text, work / "pace", pace=True)
+    trainer.train()
+    steps_per_s = next(c for c in trainer.callback_handler.callbacks if isinstance(c, Pace)).steps_per_s
+    steps = max(1, int(60 * params.minutes * steps_per_s))
+    if trainer.is_world_process_zero():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps(steps))
+    return steps
+
+
+def make_trainer(params: TransferParams, steps: int, teacher: Teacher, student: PreTrainedModel, text: Text, work: Path,
+                 pace: bool = False) -> tuple[Trainer, Clock, Thaw | None]:
+    """The Trainer of a run: AdamW, warm-up then linear decay, held-out loss on sequences masked once for all.
+
+    pace: time the steps only; no evaluation, no checkpoint.
+    """
     masking = DataCollatorForLanguageModeling(teacher.tokenizer, mlm_probability=params.masking)
-    train = pack(text.train, teacher.tokenizer, params.length)
-    held_out = pack(text.held_out, teacher.tokenizer, params.length)
+    distils = params.adapt == "distill"
+    cuda, every = torch.cuda.is_available(), max(1, steps // EVALUATIONS)
+    window = max(1, round(params.lit_window * steps)) if params.freeze != "none" else every
+    arguments = TrainingArguments(
+        output_dir=str(work), use_cpu=not cuda, max_steps=steps, learning_rate=params.learning_rate,
+        per_device_eval_batch_size=params.batch_size, ddp_find_unused_parameters=distils,
+        weight_decay=params.weight_decay, warmup_steps=params.warmup, lr_scheduler_type="linear",
+        bf16=params.precision == "bf16", fp16=params.precision == "fp16", torch_compile=params.compile,
+        seed=params.seed, data_seed=params.seed, eval_strategy="no" if pace else "steps", eval_steps=every,
+        eval_on_start=not pace, logging_steps=window, logging_nan_inf_filter=False,
+        save_strategy="no" if pace else "steps", save_steps=5 * every, save_total_limit=1, report_to=[],
+        disable_tqdm=pace or not watched(), prediction_loss_only=True, dataloader_num_workers=4 if cuda else 0,
+        dataloader_pin_memory=cuda, remove_unused_columns=False, label_names=["labels"],
+    )
+    # One GPU a process; several go through `accelerate launch`. The Trainer alone would split each batch over them.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    if params.batch_size % arguments.world_size:
+        raise ParameterError(f"batch_size: {params.batch_size} cannot be shared by {arguments.world_size} processes")
+    if params.freeze != "none" and arguments.world_size > 1:
+        raise ParameterError("freeze: one process only; unfreezing is not told to the others")
+    arguments.per_device_train_batch_size = params.batch_size // arguments.world_size
+    with arguments.main_process_first(desc="packing the text"):
+        train = pack(text.train, teacher.tokenizer, params.length)
+        held_out = pack(text.held_out, teacher.tokenizer, params.length)
     if len(train) < params.batch_size or not len(held_out):
         raise ParameterError(f"text: {len(train)} sequences of {params.length} tokens are fewer than a batch of "
                              f"{params.batch_size}")
     train = train.select(range(len(train) - len(train) % params.batch_size))  # whole batches: one shape to compile
-    cuda, every = torch.cuda.is_available(), max(1, params.steps // EVALUATIONS)
-    arguments = TrainingArguments(
-        output_dir=str(work), use_cpu=not cuda, max_steps=params.steps, learning_rate=params.learning_rate,
-        per_device_train_batch_size=params.batch_size, per_device_eval_batch_size=params.batch_size,
-        weight_decay=params.weight_decay, warmup_steps=params.warmup, lr_scheduler_type="linear",
-        bf16=params.precision == "bf16", fp16=params.precision == "fp16", torch_compile=params.compile,
-        seed=params.seed, data_seed=params.seed, eval_strategy="steps", eval_steps=every, eval_on_start=True,
-        logging_steps=every, logging_nan_inf_filter=False, save_strategy="steps", save_steps=5 * every,
-        save_total_limit=1, report_to=[], disable_tqdm=not watched(), prediction_loss_only=True,
-        dataloader_num_workers=4 if cuda else 0, dataloader_pin_memory=cuda,
-    )
-    # One GPU a process; several go through `accelerate launch`. The Trainer alone would split each batch over them.
-    arguments._n_gpu = min(arguments.n_gpu, 1)
-    trainer = Trainer(
-        model=student, args=arguments, train_dataset=train, eval_dataset=masked_once(held_out, masking),
-        processing_class=teacher.tokenizer, callbacks=[clock],
-        data_collator=lambda rows: default_data_collator(rows) if "labels" in rows[0] else masking(rows))
+    clock = Clock(params.batch_size * params.length, work / "clock.json")
+    plain = distils and params.logits_weight == 0
+
+    def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        batch = default_data_collator(rows) if plain or "labels" in rows[0] else masking(rows)
+        return {name: batch[name] for name in ("input_ids", "labels") if name in batch}  # no padding: all tokens are real
+
+    common = {"args": arguments, "train_dataset": train, "eval_dataset": masked_once(held_out, masking),
+              "processing_class": teacher.tokenizer, "callbacks": [Pace() if pace else clock], "data_collator": collate}
+    model = student.bert if plain else student
+    thaw = None
+    if params.freeze != "none":
+        frozen = set(frozen_by(params.freeze, model))
+        thaw = Thaw([p for name, p in model.named_parameters() if name in frozen], params.lit_threshold, params.lit_patience)
+        common["callbacks"].append(thaw)
+    if distils:
+        trainer = DistillationTrainer(
+            model=model, student=student, teacher=build_student(teacher, "bert", "mlm")[0],
+            blockwise=round(params.blockwise * steps), logits_weight=params.logits_weight, **common)
+    else:
+        trainer = Trainer(model=model, **common)
+    if thaw or params.mixer_rate != 1:
+        set_optimizer(trainer, thaw, params.mixer_rate)
     for printing in (PrinterCallback, ProgressCallback):
         if trainer.pop_callback(printing) and printing is ProgressCallback:
             trainer.add_callback(Bar())
-    return trainer
+    return trainer, clock, thaw
+
+
+@contextlib.contextmanager
+def without_dropout(model: nn.Module):
+    """Dropout is off inside: a student that sees every sentence once and matches states needs no noise on them."""
+    rates = {module: module.p for module in model.modules() if isinstance(module, nn.Dropout)}
+    for module in rates:
+        module.p = 0.0
+    try:
+        yield
+    finally:
+        for module, rate in rates.items():
+            module.p = rate
 
 
 def masked_once(sequences: Dataset, masking: DataCollatorForLanguageModeling) -> Dataset:
@@ -136,61 +230,38 @@ def masked_once(sequences: Dataset, masking: DataCollatorForLanguageModeling) ->
     return Dataset.from_dict({"input_ids": batch["input_ids"].numpy(), "labels": batch["labels"].numpy()})
 
 
-class Clock(TrainerCallback):
-    """Seconds of training at every step that is logged; evaluations and saving are left out."""
-
-    def __init__(self, tokens: int):
-        self.tokens, self.seconds, self.start, self.at = tokens, 0.0, None, {}
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        if self.start is None:
-            self.start = self._now()
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if control.should_log or control.should_evaluate or control.should_save or state.global_step >= state.max_steps:
-            self._stop()
-            self.at[state.global_step] = self.seconds
-            if not watched():
-                say(f"  adapt: step {state.global_step}/{state.max_steps}  {self.seconds:.0f} s")
-
-    def _stop(self) -> None:
-        if self.start is not None:
-            self.seconds, self.start = self.seconds + self._now() - self.start, None
-
-    @staticmethod
-    def _now() -> float:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        return time.perf_counter()
-
-    def history(self, log: list[dict[str, float]]) -> list[dict[str, Any]]:
-        """The Trainer's log as one entry a step: step, tokens, seconds, train_loss, eval_loss."""
-        found: dict[int, dict[str, Any]] = {}
-        for entry in log:
-            step = entry["step"]
-            row = found.setdefault(step, {"step": step, "tokens": step * self.tokens, "seconds": self.at.get(step, 0.0),
-                                          "train_loss": None, "eval_loss": None})
-            row["train_loss"] = entry.get("loss", row["train_loss"])
-            row["eval_loss"] = entry.get("eval_loss", row["eval_loss"])
-        return [row for row in found.values() if row["train_loss"] is not None or row["eval_loss"] is not None]
-
-
 def curve(record: Record) -> Figure:
-    """Masked-LM loss against tokens seen: training (mean since the point before) and held-out."""
-    figure = Figure(figsize=(7, 3.2), layout="constrained")
-    axis = figure.subplots()
+    """Masked-LM loss against tokens seen, training (mean since the point before) and held-out; after distillation the
+    held-out loss and every layer's error instead."""
+    history = record.metrics.history
+    errors = [(e["tokens"] / 1e6, e["layer_errors"]) for e in history if "layer_errors" in e]
+    figure = Figure(figsize=(10 if errors else 7, 3.2), layout="constrained")
+    axis, *right = figure.subplots(1, 2, squeeze=False)[0] if errors else [figure.subplots()]
     for name, word in (("train_loss", "training"), ("eval_loss", "held-out")):
-        points = [(e["tokens"] / 1e6, e[name]) for e in record.metrics.history if e[name] is not None]
-        axis.plot(*zip(*points), marker="o", markersize=3, label=word)
+        points = [(e["tokens"] / 1e6, e[name]) for e in history if e[name] is not None]
+        if name == "eval_loss" or not errors:  # a distillation's training loss is of another kind
+            axis.plot(*zip(*points), marker="o", markersize=3, label=word)
+    if step := record.timing.get("unfrozen_at_step"):
+        axis.axvline(next(e["tokens"] for e in history if e["step"] >= step) / 1e6, color="0.5", linestyle="--",
+                     label="unfrozen")
     axis.set(xlabel="tokens seen, millions", ylabel="masked-LM loss, nats", title=f"Continued training: {record.model}")
-    axis.grid(alpha=0.3)
-    axis.legend(frameon=False)
+    for panel in right:
+        for layer, values in enumerate(zip(*(found for _, found in errors)), 1):
+            panel.plot([tokens for tokens, _ in errors], values, marker="o", markersize=3, label=f"layer {layer}")
+        panel.set(xlabel="tokens seen, millions", ylabel="error, share of the teacher's variance", yscale="log",
+                  title="Distance to the teacher's states, held-out text")
+    for panel in (axis, *right):
+        panel.grid(alpha=0.3)
+        panel.legend(frameon=False, fontsize="small")
     return figure
 
 
 def in_words(record: Record) -> str:
     """What a run of continued training did, in one line."""
     first, last = record.metrics.history[0], record.metrics.history[-1]
+    errors = [sum(e["layer_errors"]) / len(e["layer_errors"]) for e in record.metrics.history if "layer_errors" in e]
     return (f"{record.model}: held-out masked-LM loss {first['eval_loss']:.3f} -> {record.metrics.headline.last:.3f} in "
             f"{last['step']} steps, {last['tokens'] / 1e6:.1f} M tokens, {last['seconds']:.0f} s of training"
+            + (f"; mean error of a layer {errors[0]:.3f} -> {errors[-1]:.3f}" if errors else "")
+            + (f"; unfrozen at step {record.timing['unfrozen_at_step']}" if record.timing.get("unfrozen_at_step") else "")
             + (" (device shared with other jobs)" if record.timing["shared"] else ""))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import ProgressCallback, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from .hub import in_notebook
+
 
 class TimedCheckpoint(TrainerCallback):
     """Ask for a checkpoint every so many minutes: short runs write none, long ones lose little to a kill.
@@ -46,23 +49,65 @@ class Pace(TrainerCallback):
 
     def on_step_begin(self, args, state, control, **kwargs):
         if state.global_step >= self.WARMUP and self.start is None:
-            self.start, self.first = self._now(), state.global_step
+            self.start, self.first = now_on_device(), state.global_step
 
     def on_epoch_end(self, args, state, control, **kwargs):
         if self.start is not None:
-            self.seconds += self._now() - self.start
+            self.seconds += now_on_device() - self.start
             self.steps += state.global_step - self.first
             self.start = None
-
-    @staticmethod
-    def _now() -> float:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        return time.perf_counter()
 
     @property
     def steps_per_s(self) -> float | None:
         return self.steps / self.seconds if self.seconds else None
+
+
+class Clock(TrainerCallback):
+    """Seconds of training at every step that is logged, evaluations and saving left out; goes on after a kill.
+
+    tokens: that one step sees, of all processes; file: where the seconds are kept beside the checkpoints.
+    """
+
+    def __init__(self, tokens: int, file: Path):
+        self.tokens, self.file, self.start = tokens, file, None
+        self.at: dict[int, float] = {}
+
+    @property
+    def seconds(self) -> float:
+        return max(self.at.values(), default=0.0)
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.global_step and self.file.is_file():
+            known = json.loads(self.file.read_text())
+            self.at = {int(step): seconds for step, seconds in known.items() if int(step) <= state.global_step}
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if self.start is None:
+            self.start = now_on_device()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if control.should_log or control.should_evaluate or control.should_save or state.global_step >= state.max_steps:
+            self.at[state.global_step] = self.seconds + now_on_device() - self.start
+            self.start = None
+            if not watched() and state.is_world_process_zero:
+                say(f"  adapt: step {state.global_step}/{state.max_steps}  {self.seconds:.0f} s")
+
+    def on_save(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            self.file.write_text(json.dumps(self.at))
+
+    def history(self, log: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The Trainer's log as one entry a step: step, tokens, seconds, train_loss, eval_loss, layer_errors if any."""
+        found: dict[int, dict[str, Any]] = {}
+        for entry in log:
+            step = entry["step"]
+            row = found.setdefault(step, {"step": step, "tokens": step * self.tokens, "seconds": self.at.get(step, 0.0),
+                                          "train_loss": None, "eval_loss": None})
+            row["train_loss"] = entry.get("loss", row["train_loss"])
+            row["eval_loss"] = entry.get("eval_loss", row["eval_loss"])
+            if "layer_errors" in entry:
+                row["layer_errors"] = entry["layer_errors"]
+        return [row for row in found.values() if row["train_loss"] is not None or row["eval_loss"] is not None]
 
 
 class Bar(ProgressCallback):
@@ -80,6 +125,13 @@ class EpochLine(TrainerCallback):
                  if isinstance(v, float) and not k.endswith(("runtime", "per_second", "epoch"))}
         say(f"  epoch {state.epoch:.0f}/{state.num_train_epochs}  "
              + "  ".join(f"{k} {v:.4f}" for k, v in shown.items()))
+
+
+def now_on_device() -> float:
+    """Seconds, once all that was sent to the GPU is done."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def last_checkpoint(work: Path) -> str | None:

@@ -6,6 +6,9 @@ teacher is the identity on what both share. The class names end as transformers'
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable
+
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification
@@ -101,12 +104,16 @@ class FNetBertEncoder(nn.Module):
             filtered = plan_filter(real if real is not None and config.padding == "mask" else everything, config.backend)
         return Sequence(real, attention, fourier, filtered)
 
-    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> list[torch.Tensor]:
-        """All states: the input and every block's output, each `[batch, seq, hidden]`."""
+    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None,
+                block_inputs: Iterable[torch.Tensor] | None = None) -> list[torch.Tensor]:
+        """All states: the input and every block's output, each `[batch, seq, hidden]`.
+
+        block_inputs: what each block is given in place of the output of the one before (block-wise distillation).
+        """
         sequence = self.sequence(hidden_states, attention_mask)
         states = [hidden_states]
-        for layer in self.layer:
-            states.append(layer(states[-1], sequence))
+        for layer, given in zip(self.layer, block_inputs or itertools.repeat(None)):
+            states.append(layer(states[-1] if given is None else given, sequence))
         return states
 
 
@@ -160,9 +167,11 @@ class FNetBertModel(FNetBertPreTrainedModel):
         self, input_ids: torch.Tensor | None = None, attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None, position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None, output_hidden_states: bool | None = None,
-        return_dict: bool | None = None, **kwargs,
+        return_dict: bool | None = None, block_inputs: Iterable[torch.Tensor] | None = None, **kwargs,
     ) -> BaseModelOutputWithPooling | tuple:
         """input_ids, attention_mask, token_type_ids: `[batch, seq]`; or inputs_embeds `[batch, seq, hidden]`.
+
+        block_inputs: one `[batch, seq, hidden]` a block, see FNetBertEncoder.
 
         Raises ValueError unless exactly one of input_ids and inputs_embeds is given.
         """
@@ -171,7 +180,7 @@ class FNetBertModel(FNetBertPreTrainedModel):
         embedded = self.embeddings(
             input_ids=input_ids, position_ids=position_ids, token_type_ids=token_type_ids,
             inputs_embeds=inputs_embeds)
-        states = self.encoder(embedded, attention_mask)
+        states = self.encoder(embedded, attention_mask, block_inputs)
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         output = BaseModelOutputWithPooling(

@@ -246,19 +246,32 @@ class TransferParams(Inputs):
     model: OneModel = Field("fnet", description="recipe of the student; bert is the teacher itself")
     task: Task = Field("cola", description="GLUE task whose training sentences measure the gain and the plots")
     groups: str = Field("all", description="component groups to copy: all, or a comma list")
-    sentences: Int = Field(64, ge=1, description="unlabelled sentences used to measure")
+    sentences: Int = Field(256, ge=1, description="unlabelled sentences used to measure")
     save: str = Field("", description="folder for the student (save_pretrained); empty: not saved")
     seed: Int = Field(0, ge=0, description="seed of what is newly initialised, and of the data order")
-    adapt: Literal["none", "mlm"] = Field("none", description="none, or mlm: train on with masked language modelling")
+    adapt: Literal["none", "mlm", "distill"] = Field(
+        "none", description="none; mlm: train on with masked language modelling; distill: to match the teacher's states")
     text: str = Field("auto", description="text to train on: auto, hub, or folders of parquet files with a column text; "
                                           "auto means FNETLIB_TEXT_DIR if set, else the Hub")
-    steps: Int = Field(1000, ge=1, description="optimiser steps of the adaptation")
+    steps: Int = Field(1000, ge=1, description="budget of the adaptation: optimiser steps")
+    tokens: Int = Field(0, ge=0, description="budget in tokens instead, 0: steps decides")
+    minutes: Float = Field(0.0, ge=0, description="budget in minutes of training instead, by the pace measured first, 0: "
+                                                  "steps decides")
     batch_size: Int = Field(256, ge=1, description="sequences a step")
     length: Int = Field(128, ge=8, description="tokens a sequence")
     learning_rate: Float = Field(5e-4, gt=0, description="peak learning rate of AdamW, linear decay to 0")
     weight_decay: Float = Field(0.01, ge=0, description="AdamW's decoupled weight decay")
     warmup: Float = Field(0.06, ge=0, lt=1, description="share of the steps with rising learning rate")
     masking: Float = Field(0.15, gt=0, lt=1, description="share of the tokens to predict")
+    freeze: Literal["none", "embeddings", "feed_forward", "output_projection"] = Field(
+        "none", description="transferred parts that rest until the loss stops improving: none; embeddings (and head); "
+                            "feed_forward (and those); output_projection (and those)")
+    lit_threshold: Float = Field(0.01, ge=0, lt=1, description="freeze: relative improvement of a window that counts as none")
+    lit_patience: Int = Field(1, ge=1, description="freeze: windows without improvement until all is unfrozen")
+    lit_window: Float = Field(0.034, gt=0, lt=1, description="freeze: share of the steps that a window averages over")
+    blockwise: Float = Field(0.1, ge=0, le=1, description="distill: share of the steps in which each block is matched alone")
+    logits_weight: Float = Field(0.0, ge=0, description="distill: weight of the masked-LM predictions beside the states")
+    mixer_rate: Float = Field(1.0, gt=0, description="learning rate of the mixers' own weights, as a multiple of the rest's")
     precision: Precision = Field("fp32", description="fp32, bf16 or fp16 (the last two by autocast)")
     compile: bool = Field(False, description="True: torch.compile; pays on a GPU from some hundred steps on")
     shared: bool = Field(False, description="True: other jobs share the device, so its speed is not a measurement")
@@ -270,11 +283,32 @@ class TransferParams(Inputs):
             raise ValueError("save: a folder is needed for the adapted model, e.g. -p save models/bert-mlm")
         return self
 
+    @model_validator(mode="after")
+    def _one_budget(self):
+        if self.tokens and self.minutes:
+            raise ValueError("minutes: tokens is given too; one budget decides")
+        if self.adapt == "distill" and self.model == "bert":
+            raise ValueError("adapt: 'distill' teaches a student; bert is the teacher itself")
+        return self
+
+    @property
+    def planned_steps(self) -> int | None:
+        """Steps of the adaptation; None where they follow from the minutes."""
+        if self.minutes:
+            return None
+        return max(1, self.tokens // (self.batch_size * self.length)) if self.tokens else self.steps
+
     def adaptation(self) -> dict[str, Any]:
-        """What decides the result of the adaptation besides teacher, text, model and seed."""
-        names = ("adapt", "groups", "steps", "batch_size", "length", "learning_rate", "weight_decay", "warmup", "masking",
-                 "precision", "compile")
-        return {name: getattr(self, name) for name in names}
+        """What decides the result of the adaptation besides teacher, text, model and seed. What is not used is left out,
+        so that a new option renames no finished run."""
+        names = ["adapt", "groups", "batch_size", "length", "learning_rate", "weight_decay", "warmup", "masking", "precision",
+                 "compile"]
+        names += ["freeze", "lit_threshold", "lit_patience", "lit_window"] if self.freeze != "none" else []
+        names += ["blockwise", "logits_weight"] if self.adapt == "distill" else []
+        names += ["task", "sentences"] if self.model != "bert" else []  # they set gains and filters
+        names += ["mixer_rate"] if self.mixer_rate != 1 else []
+        budget = {"minutes": self.minutes} if self.minutes else {"steps": self.planned_steps}
+        return {**{name: getattr(self, name) for name in names}, **budget}
 
 
 class EfficiencyParams(Params):

@@ -21,7 +21,7 @@ from .modeling import (
     FNetBertForMaskedLM, FNetBertForSequenceClassification, FNetBertModel, FNetBertPreTrainedModel, MixingSublayer,
 )
 from .params import ParameterError, TransferParams
-from .provenance import code, environment, now
+from .provenance import code, environment, find_root, now
 from .records import Record, RecordStore, make_run_id
 from .tasks import TaskData, results_folder
 from .teacher import Teacher
@@ -246,9 +246,9 @@ def verify(teacher: Teacher, student: nn.Module, report: Transfer) -> dict[str, 
 
 
 def save(student: nn.Module, teacher: Teacher, folder: str) -> None:
-    """The student and its tokenizer, for `from_pretrained`."""
-    student.save_pretrained(folder)
-    teacher.tokenizer.save_pretrained(folder)
+    """The student and its tokenizer, for `from_pretrained`; a relative folder is one of the project's root."""
+    student.save_pretrained(find_root() / folder)
+    teacher.tokenizer.save_pretrained(find_root() / folder)
 
 
 def write_record(params: TransferParams, teacher: Teacher, data: TaskData, report: Transfer,

@@ -1,5 +1,8 @@
 """Continued training: it learns, is recorded with its loss by step, token and second, resumes, and is not repeated."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,7 +11,7 @@ from transformers import TrainerCallback
 
 from fnetlib import adapt as module
 from fnetlib import synthetic
-from fnetlib.adapt import Clock, adapt, in_words, make_trainer
+from fnetlib.adapt import adapt, curve, in_words, make_trainer, prepare
 from fnetlib.callbacks import last_checkpoint
 from fnetlib.params import ParameterError, TransferParams
 from fnetlib.records import RecordStore
@@ -62,6 +65,9 @@ def test_a_finished_run_is_loaded_and_a_lost_model_is_not_trained_again_unasked(
     (tmp_path / "model" / "model.safetensors").unlink()
     with pytest.raises(ParameterError, match="has a record but no model in .*force True"):
         run(params(steps=4), text)
+    teacher = load_teacher(params().teacher)
+    untrained, report = build_student(teacher, "bert", "mlm", seed=0)
+    assert adapt(params(steps=4), teacher, untrained, report, text, show_only=True) == record
 
 
 def test_a_killed_run_goes_on_from_its_checkpoint(params, text, tmp_path):
@@ -72,9 +78,9 @@ def test_a_killed_run_goes_on_from_its_checkpoint(params, text, tmp_path):
 
     asked, teacher, losses, first = params(), load_teacher(params().teacher), {}, {}
     for name in ("whole", "killed", "resumed"):
-        work, clock = tmp_path / name.replace("resumed", "killed"), Clock(1)
+        work = tmp_path / name.replace("resumed", "killed")
         student, _ = build_student(teacher, "bert", "mlm", seed=0)
-        trainer = make_trainer(asked, teacher, student, text, work, clock)
+        trainer, clock, _ = make_trainer(asked, 40, teacher, student, text, work)
         if name == "killed":
             trainer.add_callback(Kill())
             with pytest.raises(KeyboardInterrupt):
@@ -83,17 +89,18 @@ def test_a_killed_run_goes_on_from_its_checkpoint(params, text, tmp_path):
             trainer.train(resume_from_checkpoint=last_checkpoint(work))
             history = clock.history(trainer.state.log_history)
             assert [h["step"] for h in history] == list(range(0, 41, 2))
-            losses[name], first[name] = history[-1]["eval_loss"], min(clock.at)
-    assert first == {"whole": 1, "resumed": 21} or first["resumed"] > 20 > first["whole"]
+            losses[name] = history[-1]["eval_loss"]
+            seconds = [h["seconds"] for h in history]
+            assert seconds == sorted(seconds) and len(set(seconds)) == 21  # the killed run's seconds count
     assert losses["resumed"] == pytest.approx(losses["whole"], rel=0.1)  # masks are drawn anew: close, not equal
 
 
-def test_held_out_masks_are_the_same_in_every_run(params, text):
+def test_held_out_masks_are_the_same_in_every_run(params, text, tmp_path):
     teacher = load_teacher(params().teacher)
     batches = []
     for seed in (0, 1):
         student, _ = build_student(teacher, "bert", "mlm", seed=seed)
-        trainer = make_trainer(params(seed=seed), teacher, student, text, "unused", Clock(1))
+        trainer, _, _ = make_trainer(params(seed=seed), 4, teacher, student, text, tmp_path)
         batches.append(trainer.eval_dataset[:])
     assert batches[0] == batches[1]
     labels = np.array(batches[0]["labels"])
@@ -101,7 +108,8 @@ def test_held_out_masks_are_the_same_in_every_run(params, text):
 
 
 @pytest.mark.parametrize("values, message", [
-    ({"save": ""}, "save: a folder is needed for the adapted model"), ({"adapt": "magic"}, "adapt: 'magic' is not one of: none or mlm"),
+    ({"save": ""}, "save: a folder is needed for the adapted model"), ({"adapt": "magic"}, "adapt: 'magic' is not one of: none, mlm or distill"),
+    ({"adapt": "distill"}, "bert is the teacher itself"), ({"tokens": 5, "minutes": 1}, "one budget decides"),
     ({"masking": 1.5}, "masking: 1.5 does not fit"), ({"steps": 0}, "steps: 0 does not fit")])
 def test_bad_parameters(params, values, message):
     with pytest.raises(ParameterError, match=message):
@@ -111,3 +119,54 @@ def test_bad_parameters(params, values, message):
 def test_too_little_text_for_a_batch(params, text):
     with pytest.raises(ParameterError, match="are fewer than a batch of 5000"):
         run(params(batch_size=5000), text)
+
+
+def test_budgets(params):
+    assert params(tokens=20 * 16 * 32).planned_steps == 20 and params(tokens=1).planned_steps == 1
+    assert params(tokens=40 * 16 * 32).adaptation() == params().adaptation()  # the same run under another name
+    assert params(minutes=2.0).planned_steps is None and params(minutes=2.0).adaptation()["minutes"] == 2.0
+
+
+def test_a_budget_of_minutes_becomes_steps_by_the_pace(params, text, monkeypatch):
+    monkeypatch.setattr(module.Pace, "WARMUP", 4)
+    record, _ = run(params(minutes=0.02), text)  # 1.2 s
+    assert 0.3 < record.timing["train_seconds"] < 5 and record.timing["steps"] == record.metrics.history[-1]["step"]
+    assert record.params["minutes"] == 0.02 and "steps" not in record.params
+
+
+def test_distillation_brings_every_layer_nearer(params, text):
+    record, student = run(params(model="fnet", adapt="distill", steps=60, blockwise=0.5), text)
+    errors = [entry["layer_errors"] for entry in record.metrics.history if "layer_errors" in entry]
+    assert len(errors) == 21 and all(last < 0.8 * first for first, last in zip(errors[0], errors[-1]))
+    assert record.metrics.validation["layer_4_error"] == errors[-1][3]
+    assert "mean error of a layer" in in_words(record) and len(curve(record).axes) == 2
+    assert all(module.p == 0.1 for module in student.modules() if isinstance(module, torch.nn.Dropout))
+
+
+def test_freezing_is_recorded(params, text):
+    record, student = run(params(model="hybrid-2", freeze="feed_forward", lit_threshold=0.9, lit_window=0.1), text)
+    assert record.timing["unfrozen_at_step"] == 8 and record.parameters.trainable < record.parameters.total
+    assert "unfrozen at step 8" in in_words(record) and all(p.requires_grad for p in student.parameters())
+    assert len(curve(record).axes) == 1
+
+
+def test_two_processes_share_a_batch(params, text, tmp_path):
+    """The same loss curve as one process on whole batches, up to the errors' denominators, which are each half's own."""
+    folder = tmp_path / "text"
+    folder.mkdir()
+    text.train.to_parquet(folder / "a.parquet")
+    text.held_out.to_parquet(folder / "b.parquet")
+    asked = params(model="fnet", adapt="distill", steps=20, text=str(folder), data="synthetic")
+    one = adapt(asked, *prepare(asked))
+    options = {**asked.model_dump(exclude_defaults=True), "results": str(tmp_path / "two"), "save": str(tmp_path / "two")}
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
+               "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m", "fnetlib", "adapt",
+               *(part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", str(value)))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    two, = RecordStore(tmp_path / "two").all()
+    assert (one.timing["processes"], two.timing["processes"]) == (1, 2) and done.stdout.strip() == one.run_id == two.run_id
+    assert [h["tokens"] for h in one.metrics.history] == [h["tokens"] for h in two.metrics.history]
+    for ours, theirs in zip(one.metrics.history, two.metrics.history):
+        assert ours["layer_errors"] == pytest.approx(theirs["layer_errors"], rel=0.02)
+        assert ours["train_loss"] is None or ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=0.02)
