@@ -30,9 +30,9 @@ from .tables_speed import SETTING, speed_frame
 WIDTH = 8.6  # inches: what GitHub shows without shrinking it much
 COLOURS = {"bert": "#000000", "fnet-naive": "#D55E00", "fnet-paper": "#E69F00", "fnet": "#0072B2",
            "fnet-calibrated": "#CC79A7", "hybrid-2": "#009E73", "hybrid-1": "#56B4E9", "hybrid-3": "#117733",
-           "bound": "#8C8C8C"}
+           "fnet+filter": "#AA4499", "fnet+gated": "#332288", "hybrid-2+gated": "#B8860B", "bound": "#8C8C8C"}
 REPAIRS = {"norm": "#882255", "mask": "#44AA99", "gain": "#999933", "projection": "#6699CC"}  # Tol's muted palette
-_SPARE = ("#332288", "#88CCEE", "#AA4499", "#DDCC77")
+_SPARE = ("#88CCEE", "#DDCC77", "#661100", "#88AA55")
 STYLE = {"font.size": 9, "axes.titlesize": 10, "axes.spines.top": False, "axes.spines.right": False,
          "axes.grid": True, "grid.alpha": 0.25, "legend.frameon": False, "legend.fontsize": 8, "figure.dpi": 100}
 
