@@ -84,7 +84,7 @@ def findings(results: Results) -> str:
 
 def headline(results: Results) -> str:
     """All findings as sentences; every number in them is from the records."""
-    return _sentences(results, [tables_repair.ablation_sentences, tables_repair.calibrated_sentences,
+    return _sentences(results, [tables_repair.ablation_sentences, tables_repair.closed_form_sentences,
                                 tables_repair.padding_sentences, tables_training.precision_sentences])
 
 
@@ -140,7 +140,7 @@ SECTIONS: dict[str, Callable[[Results], str]] = {
     "findings": findings, "headline": headline,
     **{name: _markdown(build) for name, build in {
         "quality": tables.quality, "runs": tables.runs, "differences": tables.differences, "missing": tables.missing,
-        "published": tables.compared, "ablation": tables_repair.ablation, "calibrated": tables_repair.calibrated,
+        "published": tables.compared, "ablation": tables_repair.ablation, "closed_form": tables_repair.closed_form,
         "padding": tables_repair.padding, "precision": tables_training.precision, "grid": tables_training.grid,
         "teachers": tables_training.teachers, "speed": tables_speed.speed, "finetuning": tables_speed.finetuning,
         "published-speed": tables_speed.published_speed}.items()},

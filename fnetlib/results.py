@@ -24,8 +24,8 @@ GROUP = ["training", "teacher"]  # what one table compares: the same training re
 CELL = [*GROUP, "task", "label"]
 SOLO = "solo"  # the training recipe of runs that measure speed, alone on the device; their scores mean nothing
 GRID = "_grid"  # ends the name of the training recipe of runs that a grid's values are chosen by
-_ORDER = ("bert", "fnet-naive", "fnet-paper", "fnet-no-projection", "fnet-no", "fnet", "fnet-calibrated", "hybrid",
-          "bound")
+_ORDER = ("bert", "fnet-naive", "fnet-paper", "fnet-no-projection", "fnet-no", "fnet", "fnet-calibrated", "fnet+filter",
+          "fnet+gated", "hybrid", "bound")
 _TASK_TITLES = {"cola": "CoLA", "sst2": "SST-2", "mrpc": "MRPC", "stsb": "STS-B", "qqp": "QQP", "mnli": "MNLI",
                 "qnli": "QNLI", "rte": "RTE", "wnli": "WNLI"}
 _METRIC_TITLES = {"matthews_correlation": "MCC", "accuracy": "accuracy", "f1": "F1", "pearson": "Pearson r",
@@ -255,7 +255,7 @@ def model_key(label: str) -> tuple:
     Recipes with repairs added or left out stand with the recipe they come from, fewest repairs first.
     """
     base = re.split(r"[@ ]", label)[0]
-    places = [i for i, name in enumerate(_ORDER) if re.match(rf"{name}($|[-+])", base)]
+    places = [i for i, name in enumerate(_ORDER) if re.match(rf"{re.escape(name)}($|[-+])", base)]
     place = max(places, key=lambda i: len(_ORDER[i]), default=len(_ORDER))
     numbers = [float(x) for x in re.findall(r"\d+(?:\.\d+)?", label)]
     return place, base.count("+") - base.count("-no-"), base, numbers, label

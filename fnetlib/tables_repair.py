@@ -165,23 +165,32 @@ _REFITTED = [*CELL, "metric", "base", "base_mean", "base_sd", "base_n", "mean", 
              "pairs", "p", "verdict", "note"]
 
 
-def calibrated(results: Results) -> Table:
-    """What refitting the projections in closed form adds to the same recipe without it, both fine-tuned."""
+def _bases(name: str) -> list[str]:
+    """The recipes that a recipe fitted in closed form is compared with: itself without the fit, a gated filter also with
+    the filter alone."""
+    if CALIBRATED in name:
+        return [name.replace(CALIBRATED, "", 1)]
+    return [name.replace("+gated", other, 1) for other in ("", "+filter")] if "+gated" in name else (
+        [name.replace("+filter", "", 1)] if "+filter" in name else [])
+
+
+def closed_form(results: Results) -> Table:
+    """What is set from the teacher in closed form (projections, filters, gates) adds, all fine-tuned."""
     groups = dict(iter(results.scored.groupby(CELL, sort=False, dropna=False)))
     rows = []
     for key, group in groups.items():
-        base = key[3].replace(CALIBRATED, "", 1)
-        plain = groups.get((*key[:3], base))
-        if base != key[3] and plain is not None:
-            rows.append({**dict(zip(CELL, key)), "base": base, **_refit(group, plain)})
+        for base in _bases(key[3]):
+            if (plain := groups.get((*key[:3], base))) is not None:
+                rows.append({**dict(zip(CELL, key)), "base": base, **_refit(group, plain)})
     data = pd.DataFrame(rows, columns=_REFITTED)
     sections = {heading(*key): _refit_section(part) for key, part in data.groupby(GROUP, sort=False, dropna=False)}
-    notes = ["Score after the last epoch of the recipe as it is, and with its output projections refitted in closed form "
-             f"before fine-tuning; difference paired by seed, mean [interval] (pairs). {INTERVALS} *Significant*: paired "
+    notes = ["Score after the last epoch. Before fine-tuning, some hundred unlabelled sentences set, without a gradient "
+             "step: the output projections (`-calibrated`), one filter a head on BERT's values (`+filter`), gates on the keys "
+             f"and filters (`+gated`). Difference paired by seed, mean [interval] (pairs). {INTERVALS} *Significant*: paired "
              "t-test, p below 0.05.", *footnotes(data)]
     if data.empty:
-        notes = ["No refitted recipe beside its plain one here."]
-    return Table("calibrated", tagged("The closed-form repair", results.tag), data, sections, notes)
+        notes = ["No fitted recipe beside its plain one here."]
+    return Table("closed_form", tagged("Closed-form fits to the teacher", results.tag), data, sections, notes)
 
 
 def _refit(group: pd.DataFrame, plain: pd.DataFrame) -> dict[str, Any]:
@@ -195,17 +204,17 @@ def _refit(group: pd.DataFrame, plain: pd.DataFrame) -> dict[str, Any]:
 def _refit_section(part: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame([{
         "Task": f"{task_title(r.task, [r.note])} {r.metric}", "Model": r.label,
-        "Without (n)": mean_sd(r.base_mean, r.base_sd, r.base_n), "Refitted (n)": mean_sd(r.mean, r.sd, r.n),
+        "Score (n)": mean_sd(r.mean, r.sd, r.n), "Beside": r.base, "Its score (n)": mean_sd(r.base_mean, r.base_sd, r.base_n),
         "Difference": f"{interval(r.difference, r.low, r.high, r.pairs)}, {r.verdict}"} for r in part.itertuples()])
 
 
-def calibrated_sentences(results: Results) -> list[str]:
-    """One line a recipe and teacher: what the refit adds, task by task."""
+def closed_form_sentences(results: Results) -> list[str]:
+    """One line a recipe and teacher: what the fits add, task by task."""
     lines = []
-    for (training, teacher), part in calibrated(results).data.groupby(GROUP, sort=False, dropna=False):
+    for (training, teacher), part in closed_form(results).data.groupby(GROUP, sort=False, dropna=False):
         found = [f"`{r.label}` minus `{r.base}` is {number(r.difference, sign=True)} on "
                  f"{task_title(r.task, [r.note])} ({r.verdict}, n={r.pairs})" for r in part.itertuples()]
-        lines.append(f"- **Closed-form repair** (recipe `{training}`, teacher `{teacher}`): {'; '.join(found)}.")
+        lines.append(f"- **Closed-form fits** (recipe `{training}`, teacher `{teacher}`): {'; '.join(found)}.")
     return lines
 
 

@@ -18,7 +18,7 @@ from fnetlib.results import load
 ROOT = Path(__file__).parents[1]
 COMMITTED = sorted(p for p in (ROOT / "results").glob("*/summary.json") if p.parent.name in ("minilm", "bert-base"))
 TABLES = (tables.missing, tables.quality, tables.runs, tables.differences, tables.compared, tables_speed.speed,
-          tables_speed.finetuning, tables_speed.published_speed, tables_repair.ablation, tables_repair.calibrated,
+          tables_speed.finetuning, tables_speed.published_speed, tables_repair.ablation, tables_repair.closed_form,
           tables_repair.padding, tables_training.precision, tables_training.grid, tables_training.teachers)
 
 

@@ -124,7 +124,7 @@ def test_synthetic_is_said_in_every_title_and_file_name(made):
                    transfer_record(source="synthetic"), preset="quick")
     made_of_data = [tables.quality, tables.runs, tables.differences, tables.missing, tables.compared,
                     tables_speed.finetuning, tables_speed.published_speed, tables_repair.ablation,
-                    tables_repair.calibrated, tables_repair.padding, tables_training.precision, tables_training.grid,
+                    tables_repair.closed_form, tables_repair.padding, tables_training.precision, tables_training.grid,
                     tables_training.teachers]
     for build in made_of_data:
         table = results.keep(build(results))

@@ -164,15 +164,23 @@ def test_the_ablation_figure_has_every_seed_and_every_share(made):
     assert not plt.get_fignums()
 
 
-def test_the_closed_form_repair_is_beside_its_plain_recipe(made):
+def test_closed_form_fits_are_beside_their_plain_recipe(made):
     refit = [finetune_record(model="fnet-calibrated", seed=s, score=0.24 + 0.01 * (s - 3)) for s in range(1, 6)]
     results = made(*study_records(tasks=("cola",)), *refit, finetune_record(model="fnet-calibrated", task="rte", score=0.6))
-    table = tables_repair.calibrated(results)
+    table = tables_repair.closed_form(results)
     (found,) = table.data.itertuples()  # RTE has no plain recipe to compare with
     assert (found.base, found.difference, found.pairs, found.verdict) == ("fnet", pytest.approx(0.04), 5, "significant")
-    assert "`fnet-calibrated` minus `fnet` is +0.040 on CoLA (significant, n=5)" in tables_repair.calibrated_sentences(
+    assert "`fnet-calibrated` minus `fnet` is +0.040 on CoLA (significant, n=5)" in tables_repair.closed_form_sentences(
         results)[0]
-    assert tables_repair.calibrated(made(finetune_record(seed=8))).data.shape[0] == 1
+    assert tables_repair.closed_form(made(finetune_record(seed=8))).data.shape[0] == 1
+
+
+def test_a_gated_filter_is_beside_the_transform_and_the_filter(made):
+    scores = {"fnet": 0.1, "fnet+filter": 0.15, "fnet+gated": 0.25, "hybrid-2+gated": 0.3, "fnet+gated-calibrated": 0.24}
+    results = made(*(finetune_record(model=m, seed=s, score=v + 0.01 * s) for m, v in scores.items() for s in (1, 2, 3)))
+    found = {(r.label, r.base): round(r.difference, 6) for r in tables_repair.closed_form(results).data.itertuples()}
+    assert found == {("fnet+filter", "fnet"): 0.05, ("fnet+gated", "fnet"): 0.15, ("fnet+gated", "fnet+filter"): 0.1,
+                     ("fnet+gated-calibrated", "fnet+gated"): -0.01}
 
 
 def padded(model, seed=1, changed=(0, 0), scores=(0.3, 0.3), **fields):
