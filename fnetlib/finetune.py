@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import time
@@ -11,24 +12,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from transformers import (
-    DataCollatorWithPadding, PrinterCallback, ProgressCallback, Trainer, TrainingArguments, set_seed,
-)
+from transformers import PreTrainedModel, set_seed
 
 from . import records
-from .callbacks import Bar, EpochLine, Pace, TimedCheckpoint, last_checkpoint, say, watched
+from .callbacks import Pace, last_checkpoint, say
 from .config import CALIBRATED, FILTERS, recipe
-from .hub import in_notebook
-from .metrics import GlueMetric, chance
+from .glue_trainer import EVAL_BATCH_SIZE, GlueTrainer, epochs, make_trainer
+from .metrics import chance
 from .padding import logits_padded_to, score_by_padding
 from .params import FinetuneParams, ParameterError, parse_grid
-from .provenance import code, environment, now
+from .provenance import code, environment, find_root, now
 from .records import Record, RecordStore, choose, make_run_id
 from .tasks import TaskData, load_task, results_folder
+from .task_distillation import distill_task, fine_tuned_bert
 from .teacher import Teacher, load_teacher
-from .transfer import DEFAULT_GROUPS, build_student, sentence_batch
+from .transfer import DEFAULT_GROUPS, Transfer, build_student, sentence_batch
 
-EVAL_BATCH_SIZE = 64
 GAIN_SENTENCES = 64  # unlabelled training examples on which a recipe's gain is measured
 FILTER_SENTENCES = 256  # on which filters and gates are fitted
 CALIBRATION_SENTENCES = 512  # and on which a `-calibrated` recipe's projections are refitted
@@ -93,8 +92,9 @@ def run(params: FinetuneParams, data: TaskData, teacher: Teacher, model: str, se
         store: RecordStore) -> Record:
     """One run, or its record if there is one. A killed run goes on from its last checkpoint."""
     decisive = decisive_params(params, model, teacher.config.num_hidden_layers)
-    run_id = make_run_id("finetune", params.task, model, seed, decisive, data.record.fingerprint,
-                         teacher.fingerprint)
+    adapted = adaptation_of(params.student, model, teacher, store) if params.student else None
+    run_id = make_run_id("finetune", params.task, model, seed, decisive, data.record.fingerprint, teacher.fingerprint,
+                         adapted.run_id if adapted else None)
     existing = store.get(run_id)
     if existing and existing.status != "failed" and not params.force:
         return existing
@@ -103,7 +103,7 @@ def run(params: FinetuneParams, data: TaskData, teacher: Teacher, model: str, se
     common = {
         "run_id": run_id, "stage": "finetune", "params": decisive, "seed": seed, "task": params.task, "model": model,
         "training": params.recipe_name, "teacher": teacher.record(), "data": data.record, "code": code(),
-        "started": now(),
+        "adapted": adapted, "started": now(),
     }
     say(f"{params.task} / {model} / seed {seed}: {run_id}")
     work = store.results / "work" / run_id
@@ -128,10 +128,15 @@ def _train(params: FinetuneParams, data: TaskData, teacher: Teacher, model: str,
            work: Path, decisive: dict[str, Any]) -> dict[str, Any]:
     set_seed(seed)
     sentences = max(count for name, count in decisive.items() if name.endswith("_sentences"))
-    student, report = build_student(
-        teacher, model, batch=sentence_batch(teacher, data, sentences, params.max_length), num_labels=data.task.num_labels,
-        problem_type="regression" if data.task.regression else "single_label_classification")
-    trainer = make_trainer(params, data, teacher, student, seed, work)
+    student, report = build(params, data, teacher, model, sentences)
+    extra, kind = {}, GlueTrainer
+    if params.distill_epochs:
+        set_seed(seed)
+        bert, _ = build(params, data, teacher, "bert", sentences)
+        expert, seconds = fine_tuned_bert(params, data, teacher, bert, seed, work)
+        kind, states_s = distill_task(params, data, teacher, expert, student, seed, work)
+        extra = {"task_teacher_s": seconds, "task_states_s": states_s}
+    trainer = make_trainer(params, data, teacher, student, seed, work, kind)
     if trainer.args.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     start = time.perf_counter()
@@ -164,7 +169,7 @@ def _train(params: FinetuneParams, data: TaskData, teacher: Teacher, model: str,
             "eval_samples_per_s": trainer.last_speed["samples_per_second"],
             "steps": trainer.state.global_step, "resumed": checkpoint is not None,
             # what was timed is this session only: a resumed run's speed is no measurement either
-            "shared": params.shared or checkpoint is not None,
+            "shared": params.shared or checkpoint is not None, **extra,
         },
         "memory": {"peak_bytes": peak},
         "flops": records.Flops(value=trainer.state.total_flos, method="Trainer.total_flos (6 x parameters x tokens)"),
@@ -172,6 +177,31 @@ def _train(params: FinetuneParams, data: TaskData, teacher: Teacher, model: str,
             total=student.num_parameters(), trainable=student.num_parameters(only_trainable=True)),
         "transfer": report.record(),
     }
+
+
+def build(params: FinetuneParams, data: TaskData, teacher: Teacher, model: str,
+          sentences: int) -> tuple[PreTrainedModel, Transfer]:
+    """The classifier that a run starts from: the swap of the teacher, or the adapted student."""
+    start = load_teacher(params.student) if params.student and model != "bert" else teacher
+    return build_student(
+        start, model, batch=sentence_batch(teacher, data, sentences, params.max_length), num_labels=data.task.num_labels,
+        problem_type="regression" if data.task.regression else "single_label_classification")
+
+
+def adaptation_of(folder: str, model: str, teacher: Teacher, store: RecordStore) -> records.Adapted:
+    """What was spent on the adapted student in a folder. Raises ParameterError unless its record is among the results
+    and says that it is this recipe, made from this teacher."""
+    file = find_root() / folder / "record.json"
+    run_id = json.loads(file.read_text())["run_id"] if file.is_file() else None
+    record = store.get(run_id) if run_id else None
+    if record is None:
+        raise ParameterError(f"student: no adapted model with its record in {folder!r}; 02_transfer makes one (-p adapt "
+                             f"distill -p save {folder})")
+    if record.model != model or record.teacher.fingerprint != teacher.fingerprint:
+        raise ParameterError(f"student: {folder!r} is {record.model!r} of teacher {record.teacher.name!r}, not {model!r} of "
+                             f"{teacher.name!r}")
+    minutes = record.params.get("minutes") or round(record.timing["train_seconds"] / 60, 2)
+    return records.Adapted(minutes=minutes, method=record.params["adapt"], run_id=run_id)
 
 
 def padding_scores(params: FinetuneParams, trainer: GlueTrainer) -> list[dict[str, Any]]:
@@ -199,105 +229,6 @@ def padding_scores(params: FinetuneParams, trainer: GlueTrainer) -> list[dict[st
 
 def _labels(data: TaskData) -> list:
     return list(data.validation[data.task.validation[0]]["label"])
-
-
-def make_trainer(params: FinetuneParams, data: TaskData, teacher: Teacher, student, seed: int,
-                 work: Path) -> GlueTrainer:
-    """The Trainer of a run: AdamW, linear decay, dynamic padding, evaluation after each epoch."""
-    # datasets caches by what the function captures: only these three decide the tokens.
-    tokenizer, columns, max_length = teacher.tokenizer, data.task.columns, params.max_length
-
-    def tokenize(examples):
-        return tokenizer(*(examples[c] for c in columns), truncation=True, max_length=max_length)
-
-    def prepare(split):
-        extra = [c for c in split.column_names if c != "label"]
-        return split.map(tokenize, batched=True, remove_columns=extra)
-
-    validation = {name.removeprefix("validation_"): prepare(split) for name, split in data.validation.items()}
-    if len(validation) == 1:
-        validation = next(iter(validation.values()))
-    arguments = TrainingArguments(
-        output_dir=str(work), use_cpu=not torch.cuda.is_available(), num_train_epochs=params.epochs, learning_rate=params.learning_rate,
-        per_device_train_batch_size=params.batch_size, per_device_eval_batch_size=EVAL_BATCH_SIZE,
-        gradient_accumulation_steps=params.accumulate, weight_decay=params.weight_decay, warmup_steps=params.warmup,
-        lr_scheduler_type="linear", bf16=params.precision == "bf16", fp16=params.precision == "fp16",
-        seed=seed, data_seed=seed, eval_strategy="epoch", logging_strategy="epoch", logging_nan_inf_filter=False,
-        save_strategy="no", save_total_limit=2, report_to=[], disable_tqdm=not watched(), dataloader_num_workers=0,
-        dataloader_pin_memory=torch.cuda.is_available(),
-    )
-    # One GPU a run: on a host with several, the Trainer would spread each batch and so change the recipe.
-    arguments._n_gpu = min(arguments.n_gpu, 1)
-    trainer = GlueTrainer(
-        task=data.task, model=student, args=arguments, train_dataset=prepare(data.train), eval_dataset=validation,
-        processing_class=teacher.tokenizer, data_collator=DataCollatorWithPadding(teacher.tokenizer),
-        callbacks=[TimedCheckpoint(params.checkpoint_minutes), Pace()],
-    )
-    # stdout is for the records' paths: the Trainer's own printing goes, one line an epoch goes to stderr instead.
-    for printing in (PrinterCallback, ProgressCallback):
-        if trainer.pop_callback(printing) and printing is ProgressCallback:
-            trainer.add_callback(Bar())
-    if not in_notebook():
-        trainer.add_callback(EpochLine())
-    return trainer
-
-
-class GlueTrainer(Trainer):
-    """The Trainer with a GLUE task's metrics; keeps the last evaluation's predictions, metrics and speed."""
-
-    def __init__(self, task, **kwargs):
-        self.task, self.metric = task, GlueMetric(task.name)
-        self.predicted: dict[str, int] = {}
-        self.last_metrics: dict[str, float] = {}
-        self.last_speed: dict[str, float] = {}
-        super().__init__(compute_metrics=self._compute, **kwargs)
-
-    def _compute(self, outcome) -> dict[str, float]:
-        logits, references = outcome.predictions, outcome.label_ids
-        if not np.isfinite(logits).all():
-            self.predicted = {}  # a diverged model predicts nothing and has no score; its record says `diverged`
-            return {name: float("nan") for name in self.task.metrics}
-        predictions = logits.squeeze(-1) if self.task.regression else logits.argmax(-1)
-        self._count(predictions)
-        return self.metric.compute(predictions=predictions, references=references)
-
-    def _count(self, predictions: np.ndarray) -> None:
-        if self.task.regression:
-            self.predicted = {"constant": len(predictions)} if np.ptp(predictions) < 1e-6 else {}
-        else:
-            labels, counts = np.unique(predictions, return_counts=True)
-            self.predicted = {self.task.labels[int(i)]: int(n) for i, n in zip(labels, counts)}
-
-    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
-        found = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
-        if not isinstance(eval_dataset if eval_dataset is not None else self.eval_dataset, dict):
-            # From the log, because Jupyter's progress table takes entries out of `found`.
-            logged = self.state.log_history[-1]
-            own = {k.removeprefix(f"{metric_key_prefix}_"): v for k, v in logged.items()}
-            # Of several validation splits the first is the headline's; the others keep their name in front.
-            first = metric_key_prefix in ("eval", "eval_matched")
-            mark = "" if first else metric_key_prefix.removeprefix("eval_") + "_"
-            self.last_metrics |= {mark + k: v for k, v in own.items() if k in ("loss", *self.task.metrics)}
-            if first:
-                self.last_speed = {k: own[k] for k in ("runtime", "steps_per_second", "samples_per_second")}
-                self.first_predicted = self.predicted
-            self.predicted = self.first_predicted
-        return found
-
-
-def epochs(log: list[dict[str, float]]) -> list[dict[str, Any]]:
-    """The Trainer's log as one entry an epoch: epoch, step, train_loss, eval_loss and the metrics."""
-    found: dict[int, dict[str, Any]] = {}
-    for entry in log:
-        number = round(entry["epoch"])
-        row = found.setdefault(number, {"epoch": number, "step": entry["step"], "train_loss": None, "eval_loss": None})
-        if "loss" in entry:
-            row["train_loss"] = entry["loss"]
-        for key, value in entry.items():
-            name = key.removeprefix("eval_").removeprefix("matched_")
-            if key.startswith("eval_") and not name.endswith(("runtime", "per_second")):
-                row["eval_loss" if name == "loss" else name] = value
-    return [row for row in found.values() if row["eval_loss"] is not None]
 
 
 def _environment(precision: str) -> dict[str, Any]:

@@ -124,6 +124,9 @@ class FinetuneParams(Inputs):
     precision: Precision = Field("fp32", description="fp32, bf16 or fp16 (the last two by autocast)")
     train_size: Int = Field(0, ge=0, description="use only this many training examples, 0 for all")
     eval_size: Int = Field(0, ge=0, description="use only this many validation examples, 0 for all")
+    student: str = Field("", description="folder of an adapted student (02_transfer) to start from; empty: the swap as it is")
+    distill_epochs: Int = Field(0, ge=0, description="task distillation: epochs on the states of the fine-tuned teacher, "
+                                                     "before the epochs, then on its predictions; 0: none")
     training: str = Field("auto", pattern=r"^[a-z0-9_]+$",
                           description="name of the training recipe in tables; auto means study if the values are the "
                                       "study's, else custom")
@@ -171,7 +174,8 @@ class FinetuneParams(Inputs):
     @model_validator(mode="after")
     def _study_is_the_study(self):
         if self.training == "study" and self.recipe_name != "study":
-            wrong = [f"{k}={getattr(self, k)} (the study: {v})" for k, v in STUDY.items() if getattr(self, k) != v]
+            wrong = [f"{k}={getattr(self, k)} (the study: {v})" for k, v in {**STUDY, "distill_epochs": 0}.items()
+                     if getattr(self, k) != v]
             raise ValueError(f"training: 'study' is the 2023 study's recipe, but {', '.join(wrong)}")
         return self
 
@@ -198,13 +202,15 @@ class FinetuneParams(Inputs):
         """Name of the training recipe, resolved."""
         if self.grid:
             return "tuned" if self.training == "auto" else self.training
+        if self.distill_epochs:
+            return "distilled" if self.training in ("auto", "study") else self.training
         if all(getattr(self, name) == value for name, value in STUDY.items()):
             return "study" if self.training == "auto" else self.training
         return "custom" if self.training in ("auto", "study") else self.training
 
     def decisive(self) -> dict[str, Any]:
         """What decides a run's result besides task, model, seed, data and teacher: goes into the run_id."""
-        names = [*STUDY, "precision"]
+        names = [*STUDY, "precision", *(["distill_epochs"] if self.distill_epochs else [])]
         return {name: getattr(self, name) for name in names}
 
 
@@ -255,8 +261,8 @@ class TransferParams(Inputs):
                                           "auto means FNETLIB_TEXT_DIR if set, else the Hub")
     steps: Int = Field(1000, ge=1, description="budget of the adaptation: optimiser steps")
     tokens: Int = Field(0, ge=0, description="budget in tokens instead, 0: steps decides")
-    minutes: Float = Field(0.0, ge=0, description="budget in minutes of training instead, by the pace measured first, 0: "
-                                                  "steps decides")
+    minutes: Float = Field(0.0, ge=0, description="budget in minutes of training instead, at the pace below, 0: steps decides")
+    pace: Float = Field(0.0, ge=0, description="minutes: steps a second, alone on the device; 0: measured first")
     batch_size: Int = Field(256, ge=1, description="sequences a step")
     length: Int = Field(128, ge=8, description="tokens a sequence")
     learning_rate: Float = Field(5e-4, gt=0, description="peak learning rate of AdamW, linear decay to 0")
@@ -287,6 +293,10 @@ class TransferParams(Inputs):
     def _one_budget(self):
         if self.tokens and self.minutes:
             raise ValueError("minutes: tokens is given too; one budget decides")
+        if self.pace and not self.minutes:
+            raise ValueError("pace: it turns minutes into steps, and minutes is 0")
+        if self.minutes and self.shared and not self.pace:
+            raise ValueError("minutes: other jobs share the device, so the pace cannot be measured; give `pace`, or steps")
         if self.adapt == "distill" and self.model == "bert":
             raise ValueError("adapt: 'distill' teaches a student; bert is the teacher itself")
         return self
@@ -295,7 +305,7 @@ class TransferParams(Inputs):
     def planned_steps(self) -> int | None:
         """Steps of the adaptation; None where they follow from the minutes."""
         if self.minutes:
-            return None
+            return max(1, round(60 * self.minutes * self.pace)) if self.pace else None
         return max(1, self.tokens // (self.batch_size * self.length)) if self.tokens else self.steps
 
     def adaptation(self) -> dict[str, Any]:
@@ -307,7 +317,7 @@ class TransferParams(Inputs):
         names += ["blockwise", "logits_weight"] if self.adapt == "distill" else []
         names += ["task", "sentences"] if self.model != "bert" else []  # they set gains and filters
         names += ["mixer_rate"] if self.mixer_rate != 1 else []
-        budget = {"minutes": self.minutes} if self.minutes else {"steps": self.planned_steps}
+        budget = {"minutes": self.minutes, "pace": self.pace} if self.minutes else {"steps": self.planned_steps}
         return {**{name: getattr(self, name) for name in names}, **budget}
 
 

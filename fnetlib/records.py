@@ -132,16 +132,21 @@ class Record(_Part):
         return make_run_id(
             self.stage, self.task, self.model, self.seed, self.params,
             self.data.fingerprint if self.data else None, self.teacher.fingerprint if self.teacher else None,
+            self.adapted.run_id if self.adapted else None,
         )
 
 
 def make_run_id(
     stage: str, task: str | None, model: str | None, seed: int, params: dict[str, Any],
-    data_fingerprint: str | None = None, teacher_fingerprint: str | None = None,
+    data_fingerprint: str | None = None, teacher_fingerprint: str | None = None, adapted: str | None = None,
 ) -> str:
-    """Name of a run: readable parts, then a hash of everything that decides its result."""
+    """Name of a run: readable parts, then a hash of everything that decides its result.
+
+    adapted: run_id of the adaptation that made the weights that the run starts from.
+    """
     decisive = {
         "params": params, "data": data_fingerprint, "teacher": teacher_fingerprint, "schema": SCHEMA_VERSION,
+        **({"adapted": adapted} if adapted else {}),  # absent otherwise, so that older runs keep their names
     }
     text = json.dumps(_finite(decisive), sort_keys=True, default=str)
     digest = hashlib.sha256(text.encode()).hexdigest()[:10]

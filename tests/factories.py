@@ -28,9 +28,9 @@ def fingerprint(teacher: str) -> str:
 
 
 def _record(stage: str, model: str, seed: int, params: dict[str, Any], **fields: Any) -> Record:
-    data, teacher, task = fields.get("data"), fields.get("teacher"), fields.pop("task", None)
+    data, teacher, adapted, task = fields.get("data"), fields.get("teacher"), fields.get("adapted"), fields.pop("task", None)
     run_id = make_run_id(stage, task, model, seed, params, data.fingerprint if data else None,
-                         teacher.fingerprint if teacher else None)
+                         teacher.fingerprint if teacher else None, adapted.run_id if adapted else None)
     base = {"status": "finished", "env": ENV, "code": CODE, "started": "2026-01-01T00:00:00+00:00",
             "ended": "2026-01-01T00:01:00+00:00"}
     return Record(run_id=run_id, stage=stage, model=model, seed=seed, task=task, params=params, **{**base, **fields})

@@ -1,19 +1,23 @@
 """Fine-tuning: a record per run, resume equal to uninterrupted, accumulation, all nine tasks, failures recorded."""
 
+from functools import partial
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from transformers import TrainerCallback
 
 from factories import finetune_record
-from fnetlib import callbacks
+from fnetlib import adapt, callbacks, synthetic, task_distillation
 from fnetlib import finetune as module
+from fnetlib.distill import layer_errors, prediction_error
 from fnetlib.finetune import choose, epochs, finetune, in_words, last_checkpoint, make_trainer, record_path, scores
-from fnetlib.params import TASKS, FinetuneParams, ParameterError
+from fnetlib.params import TASKS, FinetuneParams, ParameterError, TransferParams
 from fnetlib.records import RecordStore
 from fnetlib.tasks import load_task
 from fnetlib.teacher import load_teacher
-from fnetlib.transfer import build_student
+from fnetlib.transfer import build_student, sentence_batch
 
 
 @pytest.fixture
@@ -110,7 +114,7 @@ def test_resumed_run_equals_the_uninterrupted_one(params, tmp_path, step):
 def test_a_killed_run_goes_on_and_its_record_equals_the_whole_ones(params, tmp_path, monkeypatch):
     whole = finetune(params())[0]
     asked = params(results=str(tmp_path / "killed"), checkpoint_minutes=0)
-    original, steps = module.TimedCheckpoint.on_step_end, []
+    original, steps = callbacks.TimedCheckpoint.on_step_end, []
 
     def breaks(self, args, state, control, **kwargs):
         steps.append(state.global_step)
@@ -118,7 +122,7 @@ def test_a_killed_run_goes_on_and_its_record_equals_the_whole_ones(params, tmp_p
             raise KeyboardInterrupt
         return original(self, args, state, control, **kwargs)
 
-    monkeypatch.setattr(module.TimedCheckpoint, "on_step_end", breaks)
+    monkeypatch.setattr(callbacks.TimedCheckpoint, "on_step_end", breaks)
     with pytest.raises(KeyboardInterrupt):
         finetune(asked)
     assert not RecordStore(tmp_path / "killed").all()
@@ -292,7 +296,7 @@ def test_scores_by_padding_are_in_the_record(params):
 def test_the_pace_leaves_out_warm_up_and_evaluations(params, monkeypatch):
     monkeypatch.setattr(callbacks.Pace, "WARMUP", 2)
     clock = iter(range(100))
-    monkeypatch.setattr(callbacks.Pace, "_now", staticmethod(lambda: next(clock)))
+    monkeypatch.setattr(callbacks, "now_on_device", lambda: next(clock))
     record = finetune(params(epochs=2, padded_to=""))[0]  # 2 epochs of 3 steps: one warm step in the first, three in the second
     assert record.timing["steady_steps_per_s"] == pytest.approx((1 + 3) / 2)
     assert finetune(params(epochs=1, train_size=16, padded_to=""))[0].timing["steady_steps_per_s"] is None
@@ -302,3 +306,65 @@ def test_a_calibrated_recipe_is_recorded_with_its_fit(params):
     record = finetune(params(model="fnet-calibrated", epochs=1, padded_to=""))[0]
     assert record.params["calibration_sentences"] == 512 and len(record.transfer["calibration"]) == 4
     assert all(part["explained"] < 1 for part in record.transfer["calibration"])
+
+
+def test_an_adapted_student_is_the_start_and_in_the_record(params, tmp_path, tiny_teacher_folder):
+    text = tmp_path / "text"
+    text.mkdir()
+    (tmp_path / "glue" / "rte").mkdir(parents=True)
+    for split in ("train", "validation"):
+        pd.DataFrame(synthetic.generate("rte", split, size=48)).to_parquet(tmp_path / "glue" / "rte" / f"{split}.parquet")
+    params = partial(params, data=str(tmp_path / "glue"))
+    sentences = synthetic.generate("cola", "train", size=1500)["sentence"]
+    pd.DataFrame({"text": [f"{s} {i}" for i, s in enumerate(sentences)]}).to_parquet(text / "a.parquet")
+    folder = str(tmp_path / "student")
+    adapted = adapt.adapt(asked := TransferParams.parse({
+        "teacher": tiny_teacher_folder, "model": "fnet", "adapt": "distill", "steps": 6, "batch_size": 8, "length": 16,
+        "text": str(text), "data": str(tmp_path / "glue"), "task": "rte", "results": str(tmp_path / "results"), "save": folder}),
+        *adapt.prepare(asked))
+    swap, started = finetune(params(epochs=1))[0], finetune(params(epochs=1, student=folder))[0]
+    assert started.adapted.run_id == adapted.run_id and started.adapted.method == "distill" and swap.adapted is None
+    assert started.run_id != swap.run_id == swap.identity and started.run_id == started.identity
+    assert started.params == swap.params and started.teacher == swap.teacher
+    assert started.metrics.history[0]["train_loss"] != swap.metrics.history[0]["train_loss"]
+    assert "@" in scores([started])["model"][0]
+    with pytest.raises(ParameterError, match="is 'fnet' of teacher 'teacher0', not 'hybrid-2' of 'teacher0'"):
+        finetune(params(model="hybrid-2", student=folder))
+    with pytest.raises(ParameterError, match="student: no adapted model with its record in 'nowhere'"):
+        finetune(params(student="nowhere"))
+
+
+def test_task_distillation_starts_from_the_same_tasks_bert(params, tmp_path, monkeypatch):
+    trained = []
+    fit = task_distillation._fit
+    monkeypatch.setattr(task_distillation, "_fit", lambda trainer: trained.append(type(trainer).__name__) or fit(trainer))
+    asked = params(model="fnet+gated,fnet", distill_epochs=2, epochs=1, train_size=16, eval_size=16)
+    first, second = finetune(asked)
+    assert trained == ["GlueTrainer", "StatesTrainer", "StatesTrainer"]  # one fine-tuned BERT for both students
+    assert first.params["distill_epochs"] == 2 and first.training == "distilled"
+    assert first.timing["task_teacher_s"] == second.timing["task_teacher_s"] > 0 and first.timing["task_states_s"] > 0
+    assert [e["epoch"] for e in first.metrics.history] == [1]
+    assert "distill_epochs" not in params().decisive()
+
+
+def test_task_distillation_brings_states_and_predictions_nearer(params, tmp_path):
+    asked = params(model="fnet+gated", distill_epochs=8, epochs=4, max_length=24)
+    data, teacher = load_task("rte", "synthetic", 48, 32), load_teacher(asked.teacher)
+    bert, student = (module.build(asked, data, teacher, model, 48)[0] for model in ("bert", "fnet+gated"))
+    expert, _ = task_distillation.fine_tuned_bert(asked, data, teacher, bert, 1, tmp_path / "work" / "a")
+    expert.classifier.weight.data.mul_(100)  # so small a BERT has learned little: make its predictions differ
+    batch = sentence_batch(teacher, data, 48, 24)
+
+    @torch.no_grad()
+    def distances() -> tuple[float, float]:
+        theirs, ours = (m.eval()(**batch, output_hidden_states=True) for m in (expert, student))
+        states = layer_errors(ours.hidden_states[1:], theirs.hidden_states[1:], batch["attention_mask"].bool())
+        return float(states.mean()), float(prediction_error(ours.logits, theirs.logits))
+
+    before = distances()
+    kind, _ = task_distillation.distill_task(asked, data, teacher, expert, student, 1, tmp_path / "work" / "a")
+    between = distances()
+    gentle = asked.model_copy(update={"learning_rate": 1e-4})
+    make_trainer(gentle, data, teacher, student, 1, tmp_path / "work" / "b", kind).train()
+    after = distances()
+    assert between[0] < 0.7 * before[0] and after[1] < between[1]

@@ -1,0 +1,110 @@
+"""Task distillation: a student learns a task from a BERT that was fine-tuned on it, in two steps over the task's texts.
+
+First its states are matched to the fine-tuned BERT's, then its predictions (TinyBERT: Jiao 2020, section 3.2, without its
+data augmentation; widths are equal, so states are matched without projections). Both start with BERT's own pooler and
+classifier, which the student's states are to fit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from torch import nn
+from transformers import PreTrainedModel
+
+from .callbacks import last_checkpoint, say
+from .distill import layer_errors, prediction_error
+from .glue_trainer import GlueTrainer, make_trainer
+from .params import FinetuneParams
+from .tasks import TaskData
+from .teacher import Teacher
+
+
+class ExpertTrainer(GlueTrainer):
+    """A GlueTrainer whose student learns from `expert`; it is evaluated on the labels all the same."""
+
+    def __init__(self, expert: PreTrainedModel, **kwargs):
+        super().__init__(**kwargs)
+        self.expert = expert.to(self.args.device).eval().requires_grad_(False)
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **kwargs):
+        if not model.training:
+            return super().compute_loss(model, inputs, return_outputs, **kwargs)
+        inputs = {name: value for name, value in inputs.items() if name != "labels"}
+        with torch.no_grad():
+            target = self.expert(**inputs, output_hidden_states=True)
+        found = model(**inputs, output_hidden_states=True)
+        loss = self.distance(found, target, inputs["attention_mask"].bool())
+        return (loss, found) if return_outputs else loss
+
+    def distance(self, found, target, real: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+
+class StatesTrainer(ExpertTrainer):
+    """The first step: mean over the layers of the states' errors, real tokens only."""
+
+    def distance(self, found, target, real):
+        return layer_errors(found.hidden_states[1:], target.hidden_states[1:], real).mean()
+
+
+class PredictionsTrainer(ExpertTrainer):
+    """The second step: Kullback-Leibler divergence of the predictions; of a regression the squared distance."""
+
+    def distance(self, found, target, real):
+        if self.task.regression:
+            return (found.logits - target.logits).float().pow(2).mean()
+        return prediction_error(found.logits, target.logits)
+
+
+def fine_tuned_bert(params: FinetuneParams, data: TaskData, teacher: Teacher, bert: PreTrainedModel, seed: int,
+                    work: Path) -> tuple[PreTrainedModel, float]:
+    """`bert`, fine-tuned as the recipe `bert` is under these parameters and this seed, and the seconds that it took.
+
+    It is kept beside `work`, so that students of one seed share it; processes that need the same one wait for it.
+    """
+    plain = params.model_copy(update={"distill_epochs": 0, "student": ""})
+    decisive = json.dumps([plain.decisive(), params.task, seed, data.record.fingerprint, teacher.fingerprint])
+    folder = work.parent / f"expert-{params.task}-{seed}-{hashlib.sha256(decisive.encode()).hexdigest()[:10]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "lock"):
+        done = folder / "seconds.json"
+        if not done.is_file():
+            say(f"  task distillation: fine-tuning bert ({folder.name})")
+            seconds = _fit(make_trainer(plain, data, teacher, bert, seed, folder))
+            bert.save_pretrained(folder)
+            done.write_text(json.dumps(seconds))
+        return type(bert).from_pretrained(folder), json.loads(done.read_text())
+
+
+def distill_task(params: FinetuneParams, data: TaskData, teacher: Teacher, expert: PreTrainedModel,
+                 student: PreTrainedModel, seed: int, work: Path) -> tuple[Callable[..., PredictionsTrainer], float]:
+    """The first step, in place; returns the Trainer's class for the second, and the seconds of the first."""
+    student.bert.pooler.load_state_dict(expert.bert.pooler.state_dict())
+    student.classifier.load_state_dict(expert.classifier.state_dict())
+    folder = work / "states"
+    done = folder / "seconds.json"
+    if done.is_file():  # a killed run's first step
+        student.load_state_dict(type(student).from_pretrained(folder).state_dict())
+    else:
+        say(f"  task distillation: {params.distill_epochs} epochs on states")
+        first = params.model_copy(update={"epochs": params.distill_epochs})
+        seconds = _fit(make_trainer(first, data, teacher, student, seed, folder, partial(StatesTrainer, expert)))
+        student.save_pretrained(folder)
+        done.write_text(json.dumps(seconds))
+    return partial(PredictionsTrainer, expert), json.loads(done.read_text())
+
+
+def _fit(trainer: GlueTrainer) -> float:
+    trainer.args.eval_strategy = "no"
+    start = time.perf_counter()
+    trainer.train(resume_from_checkpoint=last_checkpoint(Path(trainer.args.output_dir)))
+    return time.perf_counter() - start
