@@ -16,6 +16,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 from matplotlib.figure import Figure
@@ -34,7 +35,7 @@ from .provenance import code, environment, find_root, now
 from .records import Record, RecordStore, make_run_id
 from .tasks import load_task, results_folder
 from .teacher import Teacher, fingerprint, load_teacher
-from .text import Text, load_text, pack
+from .text import Text, load_text, pack, unigram_loss
 from .transfer import Transfer, build_student, parse_groups, sentence_batch
 
 HELD_OUT_SEQUENCES = 2048  # at most so many held-out sequences are scored
@@ -114,12 +115,14 @@ def _train(params: TransferParams, teacher: Teacher, student: PreTrainedModel, t
     student.requires_grad_(True)
     history = clock.history(trainer.state.log_history)
     losses = [entry["eval_loss"] for entry in history if entry["eval_loss"] is not None]
+    unigram = unigram_loss(trainer.train_dataset, np.array(trainer.eval_dataset["labels"]), student.config.vocab_size)
     errors = next((entry["layer_errors"] for entry in reversed(history) if "layer_errors" in entry), [])
     return {
         "status": "finished" if all(loss == loss for loss in losses) else "diverged",
         "metrics": records.Metrics(
             headline=records.Headline(name="heldout_loss", last=losses[-1], best=min(losses)), history=history,
-            validation={"loss": losses[-1], **{f"layer_{i}_error": error for i, error in enumerate(errors, 1)}}),
+            validation={"loss": losses[-1], "unigram_loss": unigram,
+                        **{f"layer_{i}_error": error for i, error in enumerate(errors, 1)}}),
         "timing": {"train_seconds": clock.seconds, "steps": trainer.state.global_step, "resumed": checkpoint is not None,
                    "tokens_per_s": trainer.state.global_step * clock.tokens / clock.seconds if clock.seconds else None,
                    "processes": trainer.args.world_size, "unfrozen_at_step": thaw.step if thaw else None,

@@ -251,7 +251,8 @@ class TransferParams(Inputs):
 
     model: OneModel = Field("fnet", description="recipe of the student; bert is the teacher itself")
     task: Task = Field("cola", description="GLUE task whose training sentences measure the gain and the plots")
-    groups: str = Field("all", description="component groups to copy: all, or a comma list")
+    groups: str = Field("all", description="component groups to copy: all, none (a student from scratch), or a "
+                                            "comma list")
     sentences: Int = Field(256, ge=1, description="unlabelled sentences used to measure")
     save: str = Field("", description="folder for the student (save_pretrained); empty: not saved")
     seed: Int = Field(0, ge=0, description="seed of what is newly initialised, and of the data order")

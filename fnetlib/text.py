@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 from datasets import Dataset, load_dataset
 from transformers import PreTrainedTokenizerBase
@@ -19,6 +20,7 @@ HUB_NAME, HUB_CONFIG = "wikimedia/wikipedia", "20231101.en"
 HUB_SHARDS = "20231101.en/train-0000[0-2]-of-00041.parquet"  # about as much text as the report's own corpus
 FOLDER_VARIABLE = "FNETLIB_TEXT_DIR"
 SOURCES = f"auto, hub, or folders of parquet files with a column `text`, separated by commas ({FOLDER_VARIABLE} sets it too)"
+COUNTED_SEQUENCES = 50_000  # that token frequencies are counted over
 HELD_OUT = 5  # of 1000 documents, decided by each document's own hash, so that no training run ever sees them
 
 
@@ -83,6 +85,19 @@ def fingerprint(documents: Dataset) -> str:
         for text in batch["text"]:
             digest.update(text.encode() + b"\0")
     return digest.hexdigest()[:16]
+
+
+def unigram_loss(train: Dataset, labels: np.ndarray, vocabulary: int) -> float:
+    """What token frequencies alone give: mean -log p(label) in nats, p counted over packed sequences (plus one each).
+
+    labels: token ids, negative where nothing is to be predicted. A model that has learned no more than frequencies is here.
+    """
+    rows = train.select(range(min(len(train), COUNTED_SEQUENCES))).with_format("numpy")
+    counts = np.ones(vocabulary)
+    for batch in rows.iter(1000):
+        counts += np.bincount(np.asarray(batch["input_ids"]).ravel(), minlength=vocabulary)
+    wanted = labels[labels >= 0]
+    return float(-np.log(counts / counts.sum())[wanted].mean())
 
 
 def pack(documents: Dataset, tokenizer: PreTrainedTokenizerBase, length: int) -> Dataset:

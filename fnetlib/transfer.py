@@ -81,13 +81,13 @@ def group_of(name: str) -> str:
 
 
 def parse_groups(text: str) -> tuple[str, ...]:
-    """`all` or a comma list of component groups. Raises ParameterError naming the accepted ones."""
-    if text == "all":
-        return DEFAULT_GROUPS
+    """`all`, `none` (a student from scratch) or a comma list of component groups. Raises ParameterError naming these."""
+    if text in ("all", "none"):
+        return DEFAULT_GROUPS if text == "all" else ()
     groups = tuple(part.strip() for part in text.split(",") if part.strip())
     for group in groups:
         if group not in GROUPS:
-            raise ParameterError(f"groups: {group!r} is not one of: all, {', '.join(GROUPS)}")
+            raise ParameterError(f"groups: {group!r} is not one of: all, none, {', '.join(GROUPS)}")
     return groups
 
 
@@ -152,7 +152,7 @@ def build_student(
     fates = {(row["group"], row["fate"], row["why"]) for row in report.rows}
     if ("attention", "new", "the teacher has none") in fates:
         raise ParameterError(f"model: {recipe!r} keeps attention in layers where teacher {teacher.name!r} has none")
-    measured = ("attention", "new", "measured") in fates
+    measured = ("attention", "new", "measured") in fates and "attention" in groups
     for mixer, fit in (("filter", fit_filters), ("gated", fit_gates)):
         if batch is not None and measured and mixer in student.config.mixers:
             fit(build_student(teacher, "bert", head="none")[0], student, batch)
@@ -161,7 +161,7 @@ def build_student(
             raise ParameterError(f"model: {recipe!r} is refitted on sentences, and none are given")
         attention = branches(build_student(teacher, "bert", head="none")[0], batch)
         report = replace(report, calibration=calibrate(student, batch, [part["branch"] for part in attention]))
-    elif batch is not None and student.config.gain and ("gain", "copied", "") not in fates:
+    elif batch is not None and student.config.gain and "gain" in groups and ("gain", "copied", "") not in fates:
         set_gain(teacher, student, batch)
     student.eval()
     return student, report

@@ -93,7 +93,7 @@ def test_a_wrong_copy_is_found(teacher):
 
 def test_unknown_groups_name_the_accepted():
     assert parse_groups("all") == DEFAULT_GROUPS and "classifier" not in DEFAULT_GROUPS
-    with pytest.raises(ParameterError, match="'ffn' is not one of: all, embeddings, norms"):
+    with pytest.raises(ParameterError, match="'ffn' is not one of: all, none, embeddings, norms"):
         parse_groups("norms,ffn")
 
 

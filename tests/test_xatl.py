@@ -1,0 +1,81 @@
+"""XATL's comparison, from records whose loss curves are straight lines: every speed-up and gain is known."""
+
+import math
+
+import pytest
+from factories import finetune_record, student_record
+from factories import results_of as results_of_records
+from matplotlib import pyplot as plt
+
+from fnetlib import xatl
+
+
+def results_of(folder, records):
+    return results_of_records(folder, [finetune_record(), *records])  # a report needs a fine-tuning run
+
+
+def line(model="fnet", end=5.0, steps=100, start=9.0, **values):
+    """Held-out loss falls evenly from `start` to `end`."""
+    return student_record(model, steps=steps, losses=[start + (end - start) * i / 4 for i in range(5)], **values)
+
+
+@pytest.fixture
+def results(tmp_path):
+    return results_of(tmp_path, [
+        line(end=5.0, groups="none"), line(end=5.5, groups="none", learning_rate=1e-4), line(end=5.2, groups="none", learning_rate=2e-3),
+        line(end=4.0, steps=200, groups="none"),
+        line(end=3.0, start=7.0), line(end=2.0, start=7.0, steps=200), line(end=3.5, start=7.0, learning_rate=1e-3),
+        line(end=2.5, start=7.0, freeze="embeddings", lit_threshold=0.01, lit_patience=1),
+        line(end=4.5, start=7.0, groups="embeddings,norms"), line(end=5.9, start=8.0, adapt="distill"),
+        line("bert", end=1.0, start=2.0)])
+
+
+def test_arms_say_how_a_student_started(results):
+    assert set(xatl.students(results)["arm"]) == {
+        "from scratch", "transferred", "transferred, LIT freezes embeddings (0.01, 1)", "transferred: embeddings, norms",
+        "distilled"}
+    assert set(xatl.students(results)["model"]) == {"fnet"}
+
+
+def test_speedup_is_the_budget_over_the_tokens_at_the_same_loss(results):
+    found = {(r.arm, r.budget): r for r in xatl.speedups(results).itertuples()}
+    token = 256 * 128
+    plain = found["transferred", 100 * token]
+    # from scratch ends at 5.0, the best of its three rates; 7 -> 3 in 100 steps is there after 50, 7 -> 2 in 200 after 80
+    assert plain.scratch_loss == 5.0 and plain.speedup == pytest.approx(2.0) and plain.gain == pytest.approx(2.0)
+    assert plain.inside and not found["transferred", 200 * token].inside  # a single rate was tried at 200 steps
+    longer = found["transferred", 200 * token]  # 4.0 is reached after 75 and 120 steps
+    assert longer.speedup == pytest.approx(200 / 75) and longer.loss == 2.0
+    assert math.isnan(found["distilled", 100 * token].speedup) and found["distilled", 100 * token].gain == pytest.approx(-0.9)
+    assert plain.seconds_speedup == pytest.approx(2.0)
+
+
+def test_a_curve_that_starts_below_is_there_at_once():
+    assert xatl.crossing([(0, 3.0), (10, 2.0)], 4.0) == 0 and xatl.crossing([(0, 3.0)], 2.0) is None
+    assert xatl.crossing([(0, 3.0), (10, 2.0), (20, 2.5)], 2.25) == pytest.approx(7.5)
+
+
+def test_shared_runs_have_no_speedup_in_seconds_and_crippled_rivals_are_named(tmp_path):
+    results = results_of(tmp_path, [line(end=7.2, groups="none", shared=True), line(end=3.0)])
+    row, = xatl.speedups(results).itertuples()
+    assert row.seconds_speedup is None and not row.clear
+    text = xatl.table(results).markdown()
+    assert "near unigram, edge" in text and "| 3.3x |" in text
+    assert xatl.entries(results) == {}  # nothing is claimed against a rival that has learned no more than frequencies
+
+
+def test_table_figure_and_summary(results):
+    text = xatl.table(results).markdown()
+    assert "`fnet`" in text and "2.0x" in text and "transferred, LIT freezes embeddings (0.01, 1)" in text
+    figure = xatl.curves(results)
+    axis, = figure.axes
+    assert "2.7x" in {t.get_text() for t in axis.texts} and "token frequencies alone" in axis.get_legend_handles_labels()[1]
+    plt.close(figure)
+    assert xatl.entries(results) == {"fnet": {
+        "speedup": {"1x": 2.0, "2x": pytest.approx(200 / 75, abs=1e-4)}, "gain_loss_pct": {"1x": 40.0, "2x": 50.0}}}
+
+
+def test_without_students_it_says_how_to_make_them(tmp_path):
+    results = results_of(tmp_path, [line("bert", end=1.0, start=2.0)])
+    assert "-p groups none" in xatl.table(results).markdown() and xatl.entries(results) == {}
+    plt.close(xatl.curves(results))
