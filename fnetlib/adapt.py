@@ -30,6 +30,7 @@ from . import records
 from .callbacks import Bar, Clock, Pace, last_checkpoint, say, watched
 from .distill import DistillationTrainer
 from .freezing import Thaw, frozen_by, set_optimizer
+from .model_card import model_card
 from .params import ParameterError, TransferParams
 from .provenance import code, environment, find_root, now
 from .records import Record, RecordStore, make_run_id
@@ -73,6 +74,7 @@ def adapt(params: TransferParams, teacher: Teacher, student: PreTrainedModel, re
     if main_process:
         student.save_pretrained(folder)
         teacher.tokenizer.save_pretrained(folder)
+        model_card(record, folder.name, student.config).save(folder / "README.md")
         store.write(record, force=existing is not None)
         (folder / "record.json").write_text(json.dumps({"run_id": run_id}) + "\n")  # last: the folder is whole
         shutil.rmtree(work, ignore_errors=True)

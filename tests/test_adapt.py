@@ -1,5 +1,6 @@
 """Continued training: it learns, is recorded with its loss by step, token and second, resumes, and is not repeated."""
 
+import re
 import subprocess
 import sys
 
@@ -7,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from transformers import TrainerCallback
 
 from fnetlib import adapt as module
@@ -141,6 +143,19 @@ def test_distillation_brings_every_layer_nearer(params, text):
     assert record.metrics.validation["layer_4_error"] == errors[-1][3]
     assert "mean error of a layer" in in_words(record) and len(curve(record).axes) == 2
     assert all(module.p == 0.1 for module in student.modules() if isinstance(module, torch.nn.Dropout))
+
+
+def test_the_saved_folder_is_ready_for_the_hub(params, text, tmp_path):
+    record, _ = run(params(model="fnet+gated", adapt="distill", steps=4), text)
+    card = ModelCard.load(tmp_path / "model" / "README.md")
+    assert card.data.tags == ["fnet", "token-mixing", "fnet+gated"] and card.data.library_name == "transformers"
+    for words in ("4 x gated", "the teacher's hidden states", record.run_id, record.teacher.fingerprint, "| Steps | 4 of 16 x 32",
+                  f"{record.metrics.headline.last:.3f} nats"):
+        assert words in card.text, words
+    code = re.search(r"```python\n(.*?)```", card.text, re.DOTALL)[1].replace('"model"', repr(str(tmp_path / "model")))
+    names = {}
+    exec(code, names)
+    assert names["model"].config.mixers == ["gated"] * 4 and names["tokenizer"].mask_token == "[MASK]"
 
 
 def test_freezing_is_recorded(params, text):
