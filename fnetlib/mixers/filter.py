@@ -76,8 +76,9 @@ class FilterMixer(nn.Module):
 
 def toeplitz(values: torch.Tensor, taps: torch.Tensor) -> torch.Tensor:
     """sum_j taps[h, j − i + n − 1] values[b, h, j], by one n x n matrix a head. taps: `[heads, 2n − 1]`."""
-    index = torch.arange(values.shape[2], device=values.device)
-    return taps[:, index[None] - index[:, None] + len(index) - 1].to(values.dtype) @ values
+    length = values.shape[2]  # len() of a tensor would fix the length in an exported model
+    index = torch.arange(length, device=values.device)
+    return taps[:, index[None] - index[:, None] + length - 1].to(values.dtype) @ values
 
 
 def fft_convolve(values: torch.Tensor, taps: torch.Tensor) -> torch.Tensor:
