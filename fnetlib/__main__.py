@@ -55,6 +55,20 @@ class Finetune(FinetuneParams):
             print(record_path(self, record))
 
 
+class Onnx(BaseModel):
+    """Export a saved model (02 or `adapt` saves them) to ONNX, for any batch and any length. Needs the extra onnx."""
+
+    model: CliPositionalArg[str] = Field(description="folder of a model with a head, as save_pretrained writes it")
+    file: CliPositionalArg[str] = Field(description="the .onnx file to write")
+
+    def cli_cmd(self) -> None:
+        _quiet()
+        from .onnx_export import export
+        from .teacher import load_teacher
+
+        print(export(load_teacher(self.model).model, self.file))
+
+
 class List(BaseModel):
     """List the records of a results folder."""
 
@@ -117,6 +131,7 @@ class Main(BaseSettings):
 
     adapt: CliSubCommand[Adapt]
     finetune: CliSubCommand[Finetune]
+    onnx: CliSubCommand[Onnx]
     list: CliSubCommand[List]
     show: CliSubCommand[Show]
     clean: CliSubCommand[Clean]
