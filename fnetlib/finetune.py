@@ -182,7 +182,7 @@ def _train(params: FinetuneParams, data: TaskData, teacher: Teacher, model: str,
 def build(params: FinetuneParams, data: TaskData, teacher: Teacher, model: str,
           sentences: int) -> tuple[PreTrainedModel, Transfer]:
     """The classifier that a run starts from: the swap of the teacher, or the adapted student."""
-    start = load_teacher(params.student) if params.student and model != "bert" else teacher
+    start = load_teacher(str(find_root() / params.student)) if params.student and model != "bert" else teacher
     return build_student(
         start, model, batch=sentence_batch(teacher, data, sentences, params.max_length), num_labels=data.task.num_labels,
         problem_type="regression" if data.task.regression else "single_label_classification")

@@ -152,6 +152,26 @@ def test_without_sentences_all_tokens_weigh_alike():
     assert torch.allclose(out, made.value(x).mean(1, keepdim=True).expand_as(out), atol=1e-6)
 
 
+@pytest.mark.parametrize("backend", ["matmul", "fft"])
+@pytest.mark.parametrize("recipe", ["fnet+gated", "fnet+filter"])
+def test_half_precision(teacher, recipe, backend):
+    """Autocast, and the whole model in bf16: as near to fp32 as attention is."""
+    batch = batch_of([9, 7, 5, 8])
+
+    @torch.no_grad()
+    def shifts(name: str) -> list[float]:
+        model, _ = build_student(teacher, name, head="none", batch=batch, backend=backend)
+        exact = model(**batch).last_hidden_state
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            mixed = model(**batch).last_hidden_state
+        whole = model.to(torch.bfloat16)(**batch).last_hidden_state
+        assert whole.dtype == torch.bfloat16
+        return [float((x.float() - exact).abs().mean()) for x in (mixed, whole)]
+
+    for ours, berts in zip(shifts(recipe), shifts("bert")):
+        assert 0 < ours < 2 * berts
+
+
 def test_names():
     assert recipe("hybrid-2+gated", 6)["mixers"] == ["gated", "gated", "attention", "gated", "gated", "attention"]
     assert recipe("fnet+gated-calibrated", 2)["gain"] is False

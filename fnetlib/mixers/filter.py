@@ -67,8 +67,9 @@ class FilterMixer(nn.Module):
         taps = self.filter[:, self.longest - length: self.longest + length - 1]
         convolve = toeplitz if plan.backend == "matmul" else fft_convolve
         mixed = convolve(values * plan.inner[:, None, :, None].to(values.dtype), taps)
-        mixed = mixed + torch.einsum("hk,bks,bhse->bhe", self.ends, plan.ends, values)[:, :, None]
-        pooled = torch.einsum("bhs,bhse->bhe", self.first[:, plan.place].transpose(0, 1) * plan.real[:, None], values)
+        mixed = mixed + torch.einsum("hk,bks,bhse->bhe", self.ends, plan.ends.to(self.ends.dtype), values)[:, :, None]
+        pooling = self.first[:, plan.place].transpose(0, 1) * plan.real[:, None].to(self.first.dtype)
+        pooled = torch.einsum("bhs,bhse->bhe", pooling, values)
         is_first = plan.ends[:, :1, :, None].bool()
         mixed = torch.where(is_first, pooled[:, :, None].to(mixed.dtype), mixed)
         return mixed.transpose(1, 2).reshape(batch, length, width).to(values.dtype)
