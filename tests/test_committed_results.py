@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import matplotlib
 import nbformat
 import numpy as np
 import pandas as pd
@@ -54,15 +55,14 @@ def test_tables_and_summary_equal_what_the_records_give(report):
 
 
 def test_figures_equal_what_the_records_give(report):
-    """Pixel by pixel where this matplotlib drew the committed ones; another version places text differently."""
+    """Pixel by pixel on the matplotlib that `make` installs, which drew them; another version places text differently."""
     folder, made = report
     assert files(made / "figures") == files(folder / "figures")
-    for name in files(made / "figures"):
-        ours, theirs = (Image.open(where / "figures" / name) for where in (made, folder))
-        if ours.info["Software"] == theirs.info["Software"]:
-            assert ours.size == theirs.size, name
-            difference = np.abs(np.asarray(ours, float) - np.asarray(theirs, float)).max(-1)
-            assert (difference > 32).mean() < 1e-3, name
+    drawn_with = re.search(r"^matplotlib==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)[1]
+    for name in files(made / "figures") if matplotlib.__version__ == drawn_with else []:
+        ours, theirs = (np.asarray(Image.open(where / "figures" / name), float) for where in (made, folder))
+        assert ours.shape == theirs.shape, name
+        assert (np.abs(ours - theirs).max(-1) > 32).mean() < 1e-3, name
 
 
 @pytest.mark.parametrize("summary", COMMITTED, ids=lambda p: p.parent.name)
