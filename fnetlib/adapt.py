@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ from .provenance import code, environment, find_root, now
 from .records import Record, RecordStore, make_run_id
 from .tasks import load_task, results_folder
 from .teacher import Teacher, fingerprint, load_teacher
-from .text import Text, load_text, pack, unigram_loss
+from .text import Text, cut, load_text, pack, unigram_loss
 from .transfer import Transfer, build_student, parse_groups, sentence_batch
 
 HELD_OUT_SEQUENCES = 2048  # at most so many held-out sequences are scored
@@ -187,13 +188,26 @@ def make_trainer(params: TransferParams, steps: int, teacher: Teacher, student: 
     clock = Clock(params.batch_size * params.length, work / "clock.json")
     plain = distils and params.logits_weight == 0
 
+    def lengths() -> int:
+        """Even over the logarithm: as many batches from 8 to 16 tokens as from 64 to 128."""
+        low, high = math.log(params.shortest), math.log(params.length + 1)
+        return int(math.exp(low + float(torch.rand(())) * (high - low)))
+
     def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        batch = default_data_collator(rows) if plain or "labels" in rows[0] else masking(rows)
-        return {name: batch[name] for name in ("input_ids", "labels") if name in batch}  # no padding: all tokens are real
+        if "labels" in rows[0]:  # held out: masked once
+            batch = default_data_collator(rows)
+        else:
+            batch = {"input_ids": torch.stack([row["input_ids"] for row in rows])}
+            if params.shortest:
+                batch = cut(batch["input_ids"], lengths(), teacher.tokenizer)
+            if not plain:
+                batch |= masking([{"input_ids": ids} for ids in batch["input_ids"]])
+        return {name: batch[name] for name in ("input_ids", "token_type_ids", "labels") if name in batch}  # no padding
 
     common = {"args": arguments, "train_dataset": train, "eval_dataset": masked_once(held_out, masking),
               "processing_class": teacher.tokenizer, "callbacks": [Pace() if pace else clock], "data_collator": collate}
     model = student.bert if plain else student
+    student.sparse_prediction = True
     thaw = None
     if params.freeze != "none":
         frozen = set(frozen_by(params.freeze, model))

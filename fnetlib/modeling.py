@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelF
 from transformers import initialization as init
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_outputs import BaseModelOutputWithPooling, MaskedLMOutput
 from transformers.models.bert.modeling_bert import (
     BertEmbeddings, BertForMaskedLM, BertForSequenceClassification, BertIntermediate, BertOnlyMLMHead, BertOutput,
     BertPooler, BertPreTrainedModel, BertSelfOutput,
@@ -199,6 +199,19 @@ class FNetBertForMaskedLM(FNetBertPreTrainedModel, BertForMaskedLM):
         self.bert = FNetBertModel(config, add_pooling_layer=False)
         self.cls = BertOnlyMLMHead(config)
         self.post_init()
+
+    sparse_prediction = False  # True: with labels, only the tokens to predict meet the vocabulary
+
+    def forward(self, *args, labels: torch.Tensor | None = None, **kwargs) -> MaskedLMOutput | tuple:
+        """BERT's. Where `sparse_prediction` is set and labels `[batch, seq]` are given, the loss is the same and `logits`
+        are `[n, vocab]`, of the n tokens whose label is not -100: with 15 % of them masked, that saves most of a small
+        model's work (Warner 2024, ModernBERT, trains so)."""
+        if labels is None or not self.sparse_prediction:
+            return super().forward(*args, labels=labels, **kwargs)
+        output, masked = self.bert(*args, **{**kwargs, "return_dict": True}), labels != -100
+        logits = self.cls(output.last_hidden_state[masked])
+        loss = nn.functional.cross_entropy(logits.float(), labels[masked])
+        return MaskedLMOutput(loss=loss, logits=logits, hidden_states=output.hidden_states)
 
 
 class FNetBertForSequenceClassification(FNetBertPreTrainedModel, BertForSequenceClassification):

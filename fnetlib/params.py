@@ -266,6 +266,8 @@ class TransferParams(Inputs):
     pace: Float = Field(0.0, ge=0, description="minutes: steps a second, alone on the device; 0: measured first")
     batch_size: Int = Field(256, ge=1, description="sequences a step")
     length: Int = Field(128, ge=8, description="tokens a sequence")
+    shortest: Int = Field(0, ge=0, description="cut each batch to a length drawn from here to `length`, half of the batches "
+                                               "as pairs of sentences; 0: all sequences have `length` tokens")
     learning_rate: Float = Field(5e-4, gt=0, description="peak learning rate of AdamW, linear decay to 0")
     weight_decay: Float = Field(0.01, ge=0, description="AdamW's decoupled weight decay")
     warmup: Float = Field(0.06, ge=0, lt=1, description="share of the steps with rising learning rate")
@@ -298,6 +300,8 @@ class TransferParams(Inputs):
             raise ValueError("pace: it turns minutes into steps, and minutes is 0")
         if self.minutes and self.shared and not self.pace:
             raise ValueError("minutes: other jobs share the device, so the pace cannot be measured; give `pace`, or steps")
+        if self.shortest and not 4 <= self.shortest <= self.length:
+            raise ValueError(f"shortest: {self.shortest} is not 0, nor from 4 to the length, {self.length}")
         if self.adapt == "distill" and self.model == "bert":
             raise ValueError("adapt: 'distill' teaches a student; bert is the teacher itself")
         return self
@@ -317,6 +321,7 @@ class TransferParams(Inputs):
         names += ["freeze", "lit_threshold", "lit_patience", "lit_window"] if self.freeze != "none" else []
         names += ["blockwise", "logits_weight"] if self.adapt == "distill" else []
         names += ["task", "sentences"] if self.model != "bert" else []  # they set gains and filters
+        names += ["shortest"] if self.shortest else []
         names += ["mixer_rate"] if self.mixer_rate != 1 else []
         budget = {"minutes": self.minutes, "pace": self.pace} if self.minutes else {"steps": self.planned_steps}
         return {**{name: getattr(self, name) for name in names}, **budget}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+import torch
 from datasets import Dataset, load_dataset
 from transformers import PreTrainedTokenizerBase
 
@@ -98,6 +99,32 @@ def unigram_loss(train: Dataset, labels: np.ndarray, vocabulary: int) -> float:
         counts += np.bincount(np.asarray(batch["input_ids"]).ravel(), minlength=vocabulary)
     wanted = labels[labels >= 0]
     return float(-np.log(counts / counts.sum())[wanted].mean())
+
+
+def cut(sequences: torch.Tensor, length: int, tokenizer: PreTrainedTokenizerBase) -> dict[str, torch.Tensor]:
+    """Shorter sequences out of packed ones: `[batch, seq]` ids -> `input_ids`, `token_type_ids` `[more, length]`.
+
+    As many as fit side by side, at places drawn so that half of them begin a sentence and half of them end one; half of
+    the batches are pairs, with a separator at a place of its own in each and token type 1 behind it. A mixer that depends
+    on the length (a Fourier transform does) must see the lengths and forms of what it will be used on.
+    """
+    start, end, body = tokenizer.cls_token_id, tokenizer.sep_token_id, length - 2
+    inner = sequences[:, 1:-1].contiguous()
+    room, count = inner.shape[1] - body, inner.shape[1] // body
+    stops = torch.tensor([end, *tokenizer.convert_tokens_to_ids([".", "?", "!"])])
+    after_stop = torch.isin(inner, stops)[:, :-1]  # a sentence begins at the place behind
+    begins = torch.cat([torch.ones_like(after_stop[:, :1]), after_stop], 1)[:, :room + 1]
+    ends = torch.cat([after_stop, torch.ones_like(after_stop[:, :1])], 1)[:, body - 1:]
+    places = torch.cat([torch.multinomial(odds + 1e-6, n, replacement=True)
+                        for odds, n in ((begins.float(), count - count // 2), (ends.float(), count // 2)) if n], 1)
+    pieces = inner.gather(1, (places[..., None] + torch.arange(body)).flatten(1)).reshape(-1, body)
+    ids = torch.cat([torch.full_like(pieces[:, :1], start), pieces, torch.full_like(pieces[:, :1], end)], 1)
+    types = torch.zeros_like(ids)
+    if length >= 8 and torch.rand(()) < 0.5:
+        split = torch.randint(2, length - 2, (len(ids), 1))
+        ids.scatter_(1, split, end)
+        types = (torch.arange(length) > split).long()
+    return {"input_ids": ids, "token_type_ids": types}
 
 
 def pack(documents: Dataset, tokenizer: PreTrainedTokenizerBase, length: int) -> Dataset:

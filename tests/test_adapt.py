@@ -59,6 +59,22 @@ def test_the_loss_falls_and_the_record_says_so(params, text, tmp_path, model):
     assert "40 steps, 0.0 M tokens" in in_words(record) and f"{record.metrics.headline.last:.3f}" in in_words(record)
 
 
+@pytest.mark.parametrize("how", ["mlm", "distill"])
+def test_batches_of_drawn_lengths(params, text, tmp_path, how):
+    asked, teacher = params(model="fnet", adapt=how, shortest=8), load_teacher(params().teacher)
+    student, _ = build_student(teacher, "fnet", "mlm", seed=0)
+    trainer, _, _ = make_trainer(asked, 4, teacher, student, text, tmp_path)
+    batches = list(trainer.get_train_dataloader())
+    lengths = {batch["input_ids"].shape[1] for batch in batches}
+    assert lengths <= set(range(8, 33)) and len(lengths) > 4
+    assert all(batch["token_type_ids"].shape == batch["input_ids"].shape for batch in batches)
+    assert all(("labels" in batch) == (how == "mlm") for batch in batches)
+    assert {len(row) for row in trainer.eval_dataset["input_ids"]} == {32}  # held-out losses stay comparable
+    assert asked.adaptation()["shortest"] == 8 and "shortest" not in params(model="fnet", adapt=how).adaptation()
+    record, _ = run(asked, text)
+    assert record.status == "finished" and record.metrics.headline.last < record.metrics.history[0]["eval_loss"]
+
+
 def test_a_finished_run_is_loaded_and_a_lost_model_is_not_trained_again_unasked(params, text, tmp_path, monkeypatch):
     record, student = run(params(steps=4), text)
     monkeypatch.setattr(module, "_train", lambda *a: pytest.fail("computed again"))
@@ -112,6 +128,7 @@ def test_held_out_masks_are_the_same_in_every_run(params, text, tmp_path):
 @pytest.mark.parametrize("values, message", [
     ({"save": ""}, "save: a folder is needed for the adapted model"), ({"adapt": "magic"}, "adapt: 'magic' is not one of: none, mlm or distill"),
     ({"adapt": "distill"}, "bert is the teacher itself"), ({"tokens": 5, "minutes": 1}, "one budget decides"),
+    ({"shortest": 3}, "shortest: 3 is not 0, nor from 4 to the length, 32"), ({"shortest": 64}, "shortest: 64 is not 0"),
     ({"masking": 1.5}, "masking: 1.5 does not fit"), ({"steps": 0}, "steps: 0 does not fit")])
 def test_bad_parameters(params, values, message):
     with pytest.raises(ParameterError, match=message):

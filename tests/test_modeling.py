@@ -61,6 +61,24 @@ def test_masked_lm_of_the_bert_recipe_is_bit_equal(tiny_config):
     assert torch.equal(ours(**batch, labels=labels).loss, reference(**batch, labels=labels).loss)
 
 
+@pytest.mark.parametrize("name", ["bert", "fnet"])
+def test_sparse_prediction_has_the_same_loss_and_gradients(tiny_config, name):
+    model, batch = student(tiny_config, name, FNetBertForMaskedLM), inputs()
+    labels = torch.where((torch.arange(27).reshape(3, 9) % 4 == 0) & (batch["attention_mask"] == 1), batch["input_ids"], -100)
+    losses, gradients = [], []
+    for model.sparse_prediction in (False, True):
+        model.zero_grad()
+        output = model(**batch, labels=labels)
+        output.loss.backward()
+        losses.append(output.loss.item())
+        gradients.append([p.grad.clone() for p in model.parameters()])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+    assert output.logits.shape == (int((labels != -100).sum()), tiny_config.vocab_size)
+    for a, b in zip(*gradients):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
+    assert model(**batch).logits.shape == (3, 9, tiny_config.vocab_size)  # without labels nothing is left out
+
+
 def test_paper_recipe_equals_transformers_fnet(tiny_config):
     """Shared weights, identity embedding projection, the same activation."""
     shape = {k: getattr(tiny_config, k) for k in (

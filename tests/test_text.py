@@ -4,10 +4,13 @@ import hashlib
 
 import pandas as pd
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fnetlib.params import ParameterError
 from fnetlib.teacher import load_teacher
-from fnetlib.text import is_held_out, load_text, pack
+from fnetlib.text import cut, is_held_out, load_text, pack
 
 
 def write(folder, count, column="text", offset=0):
@@ -62,3 +65,49 @@ def test_packed_sequences_hold_the_documents_in_order(tmp_path, tiny_teacher_fol
     stream = [int(token) for row in ids for token in row[1:-1]]
     wanted = [t for text in documents["text"] for t in [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.sep_token_id]]
     assert stream == wanted[:len(stream)] and len(wanted) - len(stream) < 30
+
+
+class Words:
+    """A tokenizer as `cut` sees it: [CLS] is 1, [SEP] 2, a full stop 3, other words follow."""
+
+    cls_token_id, sep_token_id = 1, 2
+
+    @staticmethod
+    def convert_tokens_to_ids(tokens):
+        return [3 for _ in tokens]
+
+
+@given(st.integers(8, 30), st.integers(4, 30), st.integers(1, 4), st.integers(0, 9))
+def test_cut_sequences_are_pieces_of_the_packed_ones(packed, length, rows, seed):
+    torch.manual_seed(seed)
+    length = min(length, packed)
+    sequences = torch.arange(rows * packed).reshape(rows, packed) + 10  # every token once: a piece says where it is from
+    sequences[:, 0], sequences[:, -1] = 1, 2
+    found = cut(sequences, length, Words)
+    ids, types = found["input_ids"], found["token_type_ids"]
+    assert ids.shape == types.shape == (rows * ((packed - 2) // (length - 2)), length)
+    assert (ids[:, 0] == 1).all() and (ids[:, -1] == 2).all()
+    inner, place = ids[:, 1:-1], torch.arange(length - 2)
+    begin = torch.where(inner[:, 0] > 9, inner[:, 0], inner[:, 1] - 1)
+    expected = begin[:, None] + place
+    separators = inner == 2
+    assert ((inner == expected) | separators).all() and separators.sum(1).max() <= 1
+    assert torch.isin(expected, sequences[:, 1:-1].contiguous()).all()
+    if types.any():  # a pair: type 1 begins behind the separator, which is in every row
+        assert separators.any(1).all() and (types.sum(1) == length - 2 - separators.int().argmax(1)).all()
+    else:
+        assert not separators.any()
+
+
+def test_cut_sequences_begin_or_end_with_a_sentence_and_pairs_are_half_of_the_batches():
+    torch.manual_seed(0)
+    sentence = torch.tensor([10, 11, 12, 13, 14, 15, 16, 17, 18, 3])
+    sequences = torch.cat([torch.tensor([1]), sentence.repeat(6), torch.tensor([2])]).repeat(50, 1)
+    begins, ends, pairs = [], [], []
+    for _ in range(40):
+        found = cut(sequences, 9, Words)  # pieces of 7: none both begins and ends a sentence of 10
+        begins.append((found["input_ids"][:, 1] == 10).float().mean())
+        ends.append((found["input_ids"][:, -2] == 3).float().mean())
+        pairs.append(bool(found["token_type_ids"].any()))
+    assert torch.tensor(begins).mean() == pytest.approx(0.5, abs=0.02) and torch.tensor(ends).mean() == pytest.approx(0.5, abs=0.02)
+    assert 8 <= sum(pairs) <= 32
