@@ -116,6 +116,7 @@ def _train(params: TransferParams, teacher: Teacher, student: PreTrainedModel, t
     with without_dropout(student) if params.adapt == "distill" else contextlib.nullcontext():
         trainer.train(resume_from_checkpoint=checkpoint)
     student.requires_grad_(True)
+    student.sparse_prediction = False
     history = clock.history(trainer.state.log_history)
     losses = [entry["eval_loss"] for entry in history if entry["eval_loss"] is not None]
     unigram = unigram_loss(trainer.train_dataset, np.array(trainer.eval_dataset["labels"]), student.config.vocab_size)

@@ -194,13 +194,13 @@ class FNetBertModel(FNetBertPreTrainedModel):
 class FNetBertForMaskedLM(FNetBertPreTrainedModel, BertForMaskedLM):
     """Masked-LM head, loss and weight tying are BERT's."""
 
+    sparse_prediction = False  # True: with labels, only the tokens to predict meet the vocabulary
+
     def __init__(self, config: FNetBertConfig):
         BertPreTrainedModel.__init__(self, config)  # not BertForMaskedLM's, which would build a BERT first
         self.bert = FNetBertModel(config, add_pooling_layer=False)
         self.cls = BertOnlyMLMHead(config)
         self.post_init()
-
-    sparse_prediction = False  # True: with labels, only the tokens to predict meet the vocabulary
 
     def forward(self, *args, labels: torch.Tensor | None = None, **kwargs) -> MaskedLMOutput | tuple:
         """BERT's. Where `sparse_prediction` is set and labels `[batch, seq]` are given, the loss is the same and `logits`
