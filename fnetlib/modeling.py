@@ -202,13 +202,20 @@ class FNetBertForMaskedLM(FNetBertPreTrainedModel, BertForMaskedLM):
         self.cls = BertOnlyMLMHead(config)
         self.post_init()
 
-    def forward(self, *args, labels: torch.Tensor | None = None, **kwargs) -> MaskedLMOutput | tuple:
+    def forward(
+        self, input_ids: torch.Tensor | None = None, attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None, position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None, labels: torch.Tensor | None = None, **kwargs,
+    ) -> MaskedLMOutput | tuple:
         """BERT's. Where `sparse_prediction` is set and labels `[batch, seq]` are given, the loss is the same and `logits`
         are `[n, vocab]`, of the n tokens whose label is not -100: with 15 % of them masked, that saves most of a small
         model's work (Warner 2024, ModernBERT, trains so)."""
+        # Named, not *args: the Trainer drops the columns that a forward does not name.
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids,
+                  "position_ids": position_ids, "inputs_embeds": inputs_embeds, **kwargs}
         if labels is None or not self.sparse_prediction:
-            return super().forward(*args, labels=labels, **kwargs)
-        output, masked = self.bert(*args, **{**kwargs, "return_dict": True}), labels != -100
+            return super().forward(**inputs, labels=labels)
+        output, masked = self.bert(**{**inputs, "return_dict": True}), labels != -100
         logits = self.cls(output.last_hidden_state[masked])
         loss = nn.functional.cross_entropy(logits.float(), labels[masked])
         return MaskedLMOutput(loss=loss, logits=logits, hidden_states=output.hidden_states)
