@@ -28,7 +28,7 @@ from transformers import (
 )
 
 from . import records
-from .callbacks import Bar, Clock, Pace, last_checkpoint, say, watched
+from .callbacks import Bar, Clock, CountedTrainer, Pace, last_checkpoint, say, watched
 from .distill import DistillationTrainer
 from .freezing import Thaw, frozen_by, set_optimizer
 from .model_card import model_card
@@ -41,6 +41,7 @@ from .text import Text, cut, load_text, pack, unigram_loss
 from .transfer import Transfer, build_student, parse_groups, sentence_batch
 
 HELD_OUT_SEQUENCES = 2048  # at most so many held-out sequences are scored
+EVALUATED_TOGETHER = 256  # sequences; the mean is over batches, so that losses of different batch sizes compare
 EVALUATIONS = 20  # times that the held-out loss is taken during a run
 
 
@@ -128,7 +129,7 @@ def _train(params: TransferParams, teacher: Teacher, student: PreTrainedModel, t
             validation={"loss": losses[-1], "unigram_loss": unigram,
                         **{f"layer_{i}_error": error for i, error in enumerate(errors, 1)}}),
         "timing": {"train_seconds": clock.seconds, "steps": trainer.state.global_step, "resumed": checkpoint is not None,
-                   "tokens_per_s": trainer.state.global_step * clock.tokens / clock.seconds if clock.seconds else None,
+                   "tokens_per_s": clock.tokens / clock.seconds if clock.seconds else None,
                    "processes": trainer.args.world_size, "unfrozen_at_step": thaw.step if thaw else None,
                    "shared": params.shared or checkpoint is not None},
         "memory": {"peak_bytes": torch.cuda.max_memory_allocated() if trainer.args.device.type == "cuda" else None},
@@ -163,7 +164,7 @@ def make_trainer(params: TransferParams, steps: int, teacher: Teacher, student: 
     window = max(1, round(params.lit_window * steps)) if params.freeze != "none" else every
     arguments = TrainingArguments(
         output_dir=str(work), use_cpu=not cuda, max_steps=steps, learning_rate=params.learning_rate,
-        per_device_eval_batch_size=params.batch_size, ddp_find_unused_parameters=distils,
+        per_device_eval_batch_size=EVALUATED_TOGETHER, ddp_find_unused_parameters=distils,
         weight_decay=params.weight_decay, warmup_steps=params.warmup, lr_scheduler_type="linear",
         bf16=params.precision == "bf16", fp16=params.precision == "fp16", torch_compile=params.compile,
         seed=params.seed, data_seed=params.seed, eval_strategy="no" if pace else "steps", eval_steps=every,
@@ -186,7 +187,7 @@ def make_trainer(params: TransferParams, steps: int, teacher: Teacher, student: 
         raise ParameterError(f"text: {len(train)} sequences of {params.length} tokens are fewer than a batch of "
                              f"{params.batch_size}")
     train = train.select(range(len(train) - len(train) % params.batch_size))  # whole batches: one shape to compile
-    clock = Clock(params.batch_size * params.length, work / "clock.json")
+    clock = Clock(work / "clock.json")
     plain = distils and params.logits_weight == 0
 
     def lengths() -> int:
@@ -219,7 +220,7 @@ def make_trainer(params: TransferParams, steps: int, teacher: Teacher, student: 
             model=model, student=student, teacher=build_student(teacher, "bert", "mlm")[0],
             blockwise=round(params.blockwise * steps), logits_weight=params.logits_weight, **common)
     else:
-        trainer = Trainer(model=model, **common)
+        trainer = CountedTrainer(model=model, **common)
     if thaw or params.mixer_rate != 1:
         set_optimizer(trainer, thaw, params.mixer_rate)
     for printing in (PrinterCallback, ProgressCallback):

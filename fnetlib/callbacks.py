@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import ProgressCallback, TrainerCallback
+from transformers import ProgressCallback, Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from .hub import in_notebook
@@ -65,21 +65,25 @@ class Pace(TrainerCallback):
 class Clock(TrainerCallback):
     """Seconds of training at every step that is logged, evaluations and saving left out; goes on after a kill.
 
-    tokens: that one step sees, of all processes; file: where the seconds are kept beside the checkpoints.
+    file: where they are kept beside the checkpoints. Tokens are those of the batches as they were, see `CountedTrainer`.
     """
 
-    def __init__(self, tokens: int, file: Path):
-        self.tokens, self.file, self.start = tokens, file, None
-        self.at: dict[int, float] = {}
+    def __init__(self, file: Path):
+        self.file, self.start = file, None
+        self.at: dict[int, tuple[float, int]] = {}  # step -> seconds, tokens
 
     @property
     def seconds(self) -> float:
-        return max(self.at.values(), default=0.0)
+        return max((seconds for seconds, _ in self.at.values()), default=0.0)
+
+    @property
+    def tokens(self) -> int:
+        return max((tokens for _, tokens in self.at.values()), default=0)
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.global_step and self.file.is_file():
             known = json.loads(self.file.read_text())
-            self.at = {int(step): seconds for step, seconds in known.items() if int(step) <= state.global_step}
+            self.at = {int(step): tuple(at) for step, at in known.items() if int(step) <= state.global_step}
 
     def on_step_begin(self, args, state, control, **kwargs):
         if self.start is None:
@@ -87,7 +91,7 @@ class Clock(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         if control.should_log or control.should_evaluate or control.should_save or state.global_step >= state.max_steps:
-            self.at[state.global_step] = self.seconds + now_on_device() - self.start
+            self.at[state.global_step] = self.seconds + now_on_device() - self.start, state.num_input_tokens_seen
             self.start = None
             if not watched() and state.is_world_process_zero:
                 say(f"  adapt: step {state.global_step}/{state.max_steps}  {self.seconds:.0f} s")
@@ -101,13 +105,25 @@ class Clock(TrainerCallback):
         found: dict[int, dict[str, Any]] = {}
         for entry in log:
             step = entry["step"]
-            row = found.setdefault(step, {"step": step, "tokens": step * self.tokens, "seconds": self.at.get(step, 0.0),
+            seconds, tokens = self.at.get(step, (0.0, 0))
+            row = found.setdefault(step, {"step": step, "tokens": tokens, "seconds": seconds,
                                           "train_loss": None, "eval_loss": None})
             row["train_loss"] = entry.get("loss", row["train_loss"])
             row["eval_loss"] = entry.get("eval_loss", row["eval_loss"])
             if "layer_errors" in entry:
                 row["layer_errors"] = entry["layer_errors"]
         return [row for row in found.values() if row["train_loss"] is not None or row["eval_loss"] is not None]
+
+
+class CountedTrainer(Trainer):
+    """The Trainer that counts the tokens of its batches, whatever their lengths, without waiting for the GPU.
+
+    Of several processes each counts its own batches as often as there are processes.
+    """
+
+    def training_step(self, model, inputs, *args, **kwargs):
+        self.state.num_input_tokens_seen += inputs["input_ids"].numel() * self.args.world_size
+        return super().training_step(model, inputs, *args, **kwargs)
 
 
 class Bar(ProgressCallback):

@@ -15,7 +15,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel
+
+from .callbacks import CountedTrainer
 
 
 def layer_errors(states: Sequence[torch.Tensor], targets: Sequence[torch.Tensor],
@@ -37,7 +39,7 @@ def prediction_error(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tenso
     return F.kl_div(logits.float().log_softmax(-1), targets.float().log_softmax(-1), reduction="batchmean", log_target=True)
 
 
-class DistillationTrainer(Trainer):
+class DistillationTrainer(CountedTrainer):
     """The Trainer whose loss is the distance to a teacher's states; evaluates the masked-LM loss and every layer's error.
 
     teacher, student: FNetBert models with a masked-LM head, of one shape; model: the student, or its encoder where

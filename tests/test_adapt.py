@@ -18,7 +18,7 @@ from fnetlib.callbacks import last_checkpoint
 from fnetlib.params import ParameterError, TransferParams
 from fnetlib.records import RecordStore
 from fnetlib.teacher import fingerprint, load_teacher
-from fnetlib.text import load_text
+from fnetlib.text import cut, load_text
 from fnetlib.transfer import build_student
 
 
@@ -60,7 +60,7 @@ def test_the_loss_falls_and_the_record_says_so(params, text, tmp_path, model):
 
 
 @pytest.mark.parametrize("how", ["mlm", "distill"])
-def test_batches_of_drawn_lengths(params, text, tmp_path, how):
+def test_batches_of_drawn_lengths(params, text, tmp_path, how, monkeypatch):
     asked, teacher = params(model="fnet", adapt=how, shortest=8), load_teacher(params().teacher)
     student, _ = build_student(teacher, "fnet", "mlm", seed=0)
     trainer, _, _ = make_trainer(asked, 4, teacher, student, text, tmp_path)
@@ -71,8 +71,13 @@ def test_batches_of_drawn_lengths(params, text, tmp_path, how):
     assert all(("labels" in batch) == (how == "mlm") for batch in batches)
     assert {len(row) for row in trainer.eval_dataset["input_ids"]} == {32}  # held-out losses stay comparable
     assert asked.adaptation()["shortest"] == 8 and "shortest" not in params(model="fnet", adapt=how).adaptation()
+    seen = []
+    monkeypatch.setattr(module, "cut", lambda *a: seen.append(cut(*a)) or seen[-1])
     record, _ = run(asked, text)
     assert record.status == "finished" and record.metrics.headline.last < record.metrics.history[0]["eval_loss"]
+    tokens = sum(batch["input_ids"].numel() for batch in seen[:40])  # those that were there, not 16 x 32 a step
+    assert record.metrics.history[-1]["tokens"] == tokens < 40 * 16 * 32
+    assert record.timing["tokens_per_s"] == pytest.approx(tokens / record.timing["train_seconds"])
 
 
 def test_a_finished_run_is_loaded_and_a_lost_model_is_not_trained_again_unasked(params, text, tmp_path, monkeypatch):
