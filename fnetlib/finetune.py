@@ -47,6 +47,8 @@ def finetune(params: FinetuneParams) -> list[Record]:
     for model in params.models:
         recipe(model, teacher.config.num_hidden_layers)  # refuses what does not fit
     store = RecordStore(results_folder(params.results, data.record.source))
+    for model in params.models if params.student else []:
+        adaptation_of(params, model, teacher, store)  # refuses before anything is trained
     done, errors = [], []
 
     def attempt(params: FinetuneParams, model: str, seed: int) -> None:
@@ -92,7 +94,7 @@ def run(params: FinetuneParams, data: TaskData, teacher: Teacher, model: str, se
         store: RecordStore) -> Record:
     """One run, or its record if there is one. A killed run goes on from its last checkpoint."""
     decisive = decisive_params(params, model, teacher.config.num_hidden_layers)
-    adapted = adaptation_of(params.student, model, teacher, store) if params.student else None
+    folder, adapted = adaptation_of(params, model, teacher, store) if params.student else ("", None)
     run_id = make_run_id("finetune", params.task, model, seed, decisive, data.record.fingerprint, teacher.fingerprint,
                          adapted.run_id if adapted else None)
     existing = store.get(run_id)
@@ -110,7 +112,7 @@ def run(params: FinetuneParams, data: TaskData, teacher: Teacher, model: str, se
     if params.force:
         shutil.rmtree(work, ignore_errors=True)
     try:
-        outcome = _train(params, data, teacher, model, seed, work, decisive)
+        outcome = _train(params, data, teacher, model, seed, work, decisive, folder)
     except RuntimeError as error:
         failed = Record(**common, status="failed", error=_one_line(error), env=_environment(params.precision),
                         ended=now())
@@ -125,10 +127,10 @@ def run(params: FinetuneParams, data: TaskData, teacher: Teacher, model: str, se
 
 
 def _train(params: FinetuneParams, data: TaskData, teacher: Teacher, model: str, seed: int,
-           work: Path, decisive: dict[str, Any]) -> dict[str, Any]:
+           work: Path, decisive: dict[str, Any], adapted: str) -> dict[str, Any]:
     set_seed(seed)
     sentences = max(count for name, count in decisive.items() if name.endswith("_sentences"))
-    student, report = build(params, data, teacher, model, sentences)
+    student, report = build(params, data, teacher, model, sentences, adapted)
     extra, kind = {}, GlueTrainer
     if params.distill_epochs:
         set_seed(seed)
@@ -179,29 +181,35 @@ def _train(params: FinetuneParams, data: TaskData, teacher: Teacher, model: str,
     }
 
 
-def build(params: FinetuneParams, data: TaskData, teacher: Teacher, model: str,
-          sentences: int) -> tuple[PreTrainedModel, Transfer]:
-    """The classifier that a run starts from: the swap of the teacher, or the adapted student."""
-    start = load_teacher(str(find_root() / params.student)) if params.student and model != "bert" else teacher
+def build(params: FinetuneParams, data: TaskData, teacher: Teacher, model: str, sentences: int,
+          adapted: str = "") -> tuple[PreTrainedModel, Transfer]:
+    """The classifier that a run starts from: the swap of the teacher, or the adapted model in a folder."""
+    start = load_teacher(str(find_root() / adapted)) if adapted else teacher
     return build_student(
         start, model, batch=sentence_batch(teacher, data, sentences, params.max_length), num_labels=data.task.num_labels,
         problem_type="regression" if data.task.regression else "single_label_classification")
 
 
-def adaptation_of(folder: str, model: str, teacher: Teacher, store: RecordStore) -> records.Adapted:
-    """What was spent on the adapted student in a folder. Raises ParameterError unless its record is among the results
-    and says that it is this recipe, made from this teacher."""
-    file = find_root() / folder / "record.json"
-    run_id = json.loads(file.read_text())["run_id"] if file.is_file() else None
-    record = store.get(run_id) if run_id else None
-    if record is None:
-        raise ParameterError(f"student: no adapted model with its record in {folder!r}; 02_transfer makes one (-p adapt "
-                             f"distill -p save {folder})")
-    if record.model != model or record.teacher.fingerprint != teacher.fingerprint:
-        raise ParameterError(f"student: {folder!r} is {record.model!r} of teacher {record.teacher.name!r}, not {model!r} of "
-                             f"{teacher.name!r}")
-    minutes = record.params.get("minutes") or round(record.timing["train_seconds"] / 60, 2)
-    return records.Adapted(minutes=minutes, method=record.params["adapt"], run_id=run_id)
+def adaptation_of(params: FinetuneParams, model: str, teacher: Teacher, store: RecordStore) -> tuple[str, records.Adapted]:
+    """The folder of `params.student` that holds the recipe `model`, and what was spent on it. The records tell, so finished
+    runs are found where the weights are gone. Raises ParameterError unless one folder's record is there and fits."""
+    known, found = store.all("adapt"), {}
+    for folder in params.students:
+        file = find_root() / folder / "record.json"
+        run_id = json.loads(file.read_text())["run_id"] if file.is_file() else None
+        record = next((r for r in known if run_id == r.run_id or not run_id and r.transfer["result"]["name"] == Path(folder).name),
+                      None)
+        if record is None:
+            raise ParameterError(f"student: no adapted model with its record in {folder!r}; 02_transfer makes one (-p adapt "
+                                 f"distill -p save {folder})")
+        found[record.model] = folder, record
+    if model not in found:
+        raise ParameterError(f"student: {params.student!r} is {', '.join(map(repr, found))}, not {model!r}")
+    folder, record = found[model]
+    if record.teacher.fingerprint != teacher.fingerprint:
+        raise ParameterError(f"student: {folder!r} is of teacher {record.teacher.name!r}, not of {teacher.name!r}")
+    return folder, records.Adapted(minutes=records.solo_minutes(record, known), method=record.params["adapt"],
+                                   run_id=record.run_id)
 
 
 def padding_scores(params: FinetuneParams, trainer: GlueTrainer) -> list[dict[str, Any]]:

@@ -124,7 +124,8 @@ class FinetuneParams(Inputs):
     precision: Precision = Field("fp32", description="fp32, bf16 or fp16 (the last two by autocast)")
     train_size: Int = Field(0, ge=0, description="use only this many training examples, 0 for all")
     eval_size: Int = Field(0, ge=0, description="use only this many validation examples, 0 for all")
-    student: str = Field("", description="folder of an adapted student (02_transfer) to start from; empty: the swap as it is")
+    student: CommaList = Field("", description="folder of an adapted model (02_transfer) to start from, or a comma list with "
+                                               "one for each recipe; empty: the swap as it is")
     distill_epochs: Int = Field(0, ge=0, description="task distillation: epochs on the states of the fine-tuned teacher, "
                                                      "before the epochs, then on its predictions; 0: none")
     training: str = Field("auto", pattern=r"^[a-z0-9_]+$",
@@ -182,6 +183,10 @@ class FinetuneParams(Inputs):
     @property
     def models(self) -> list[str]:
         return self.model.split(",")
+
+    @property
+    def students(self) -> list[str]:
+        return [folder.strip() for folder in self.student.split(",") if folder.strip()]
 
     @property
     def all_seeds(self) -> list[int]:

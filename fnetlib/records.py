@@ -12,6 +12,7 @@ import math
 import os
 import re
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -255,6 +256,25 @@ def choose(tried: list[Record]) -> Record | None:
 def label(record: Record) -> str:
     """The name a model has in tables: the recipe, with its adaptation budget if it had one (`fnet@2min`)."""
     return f"{record.model}@{record.adapted.minutes:g}min" if record.adapted else str(record.model)
+
+
+PACE = ("adapt", "batch_size", "length", "shortest", "precision", "compile", "logits_weight")  # what the pace depends on
+
+
+def solo_seconds(record: Record, others: Iterable[Record]) -> float | None:
+    """Seconds of training that an adaptation takes alone on the device: its own, or by the pace of one that ran alone
+    with the same model, batches and GPU (frozen weights only make it faster); None if there is none."""
+    def kind(r: Record) -> list[Any]:
+        return [r.model, r.env.get("device_name"), *(r.params.get(name) for name in PACE)]
+
+    alone = [r for r in (record, *others) if not r.timing["shared"] and kind(r) == kind(record) and r.timing["steps"]]
+    return record.timing["steps"] * alone[0].timing["train_seconds"] / alone[0].timing["steps"] if alone else None
+
+
+def solo_minutes(record: Record, others: Iterable[Record]) -> float:
+    """The budget of an adaptation in minutes: what it was given, else `solo_seconds`, else its own on a shared device."""
+    given = record.params.get("minutes")
+    return given or round((solo_seconds(record, others) or record.timing["train_seconds"]) / 60, 2)
 
 
 def _row(record: Record) -> dict[str, Any]:

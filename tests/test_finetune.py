@@ -1,5 +1,6 @@
 """Fine-tuning: a record per run, resume equal to uninterrupted, accumulation, all nine tasks, failures recorded."""
 
+import shutil
 from functools import partial
 
 import numpy as np
@@ -328,10 +329,19 @@ def test_an_adapted_student_is_the_start_and_in_the_record(params, tmp_path, tin
     assert started.params == swap.params and started.teacher == swap.teacher
     assert started.metrics.history[0]["train_loss"] != swap.metrics.history[0]["train_loss"]
     assert "@" in scores([started])["model"][0]
-    with pytest.raises(ParameterError, match="is 'fnet' of teacher 'teacher0', not 'hybrid-2' of 'teacher0'"):
-        finetune(params(model="hybrid-2", student=folder))
+    with pytest.raises(ParameterError, match="is 'fnet', not 'hybrid-2'"):
+        finetune(params(model="fnet,hybrid-2", student=folder))
     with pytest.raises(ParameterError, match="student: no adapted model with its record in 'nowhere'"):
         finetune(params(student="nowhere"))
+    bert = str(tmp_path / "more")  # BERT given the same text
+    more = adapt.adapt(asked := asked.model_copy(update={"model": "bert", "adapt": "mlm", "save": bert}), *adapt.prepare(asked))
+    baseline, again = finetune(params(model="bert,fnet", epochs=1, student=f"{folder},{bert}"))
+    assert baseline.adapted.run_id == more.run_id and again == started
+    plain = finetune(params(model="bert", epochs=1))[0]
+    assert baseline.metrics.history[0]["train_loss"] != plain.metrics.history[0]["train_loss"]
+    for weights in (tmp_path / "student", tmp_path / "more"):
+        shutil.rmtree(weights)
+    assert finetune(params(model="bert,fnet", epochs=1, student=f"{folder},{bert}")) == [baseline, again]  # by the records
 
 
 def test_task_distillation_starts_from_the_same_tasks_bert(params, tmp_path, monkeypatch):

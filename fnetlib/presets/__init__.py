@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import yaml
 from pydantic import Field, model_validator
 
-from ..params import STUDY_MODELS, FinetuneParams, ParameterError, Params, Task
+from ..params import STUDY_MODELS, FinetuneParams, ParameterError, Params, Task, TransferParams
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,13 @@ class Preset(Params):
     data: str = Field(description="hub, synthetic, a folder, or glue (FNETLIB_GLUE_DIR if set, else the Hub); a preset never falls back to synthetic data")
     models: list[str] = STUDY_MODELS
     sweeps: dict[str, dict[Task, dict[str, Any]]] = Field(
-        description="sweep -> task -> {seeds, models, solo and any parameter of 03_finetune}; a sweep's name is the name "
+        description="sweep -> task -> {seeds, models or students, solo and any parameter of 03_finetune}; a sweep's name is the name "
                     "of its training recipe unless it gives `training`")
     teachers: dict[str, dict[str, Any]] = Field(
         {}, description="teachers that the preset trains itself: name -> parameters of 02_transfer")
+    students: dict[str, dict[str, Any]] = Field(
+        {}, description="students that are trained on with text: name -> parameters of 02_transfer; a list of values is one "
+                        "student for each, every combination, named after them")
     expected: dict[str, Any] = Field({}, description="what a published study found with this preset's recipe")
     transfer: dict[str, Any] = Field({}, description="parameters of 02_transfer")
     build: dict[str, Any] = Field({}, description="parameters of 01_build")
@@ -61,6 +65,13 @@ class Preset(Params):
             for task, own in tasks.items():
                 if not own.get("seeds"):
                     raise ValueError(f"sweeps: {sweep}/{task} names no seeds")
+        for name, values in self.adaptations().items():
+            TransferParams.parse(values)
+        for sweep, tasks in self.sweeps.items():
+            for task, own in tasks.items():
+                if unknown := [name for name in own.get("students", []) if name not in self.adaptations()]:
+                    raise ValueError(f"sweeps: {sweep}/{task}: student {unknown[0]!r} is not one of: "
+                                     f"{', '.join(self.adaptations()) or 'none'}")
         return self
 
     @property
@@ -74,13 +85,35 @@ class Preset(Params):
         """Where a teacher that the preset trains is kept."""
         return f"{self.results}/teachers/{name}"
 
+    def student_folder(self, name: str) -> str:
+        """Where a student that the preset trains on is kept."""
+        return f"{self.results}/students/{name}"
+
+    def adaptations(self) -> dict[str, dict[str, Any]]:
+        """Every student's parameters of 02_transfer, by the student's name."""
+        found = {}
+        for name, own in self.students.items():
+            several = {key: value for key, value in own.items() if isinstance(value, list)}
+            for point in itertools.product(*several.values()):
+                full = "-".join([name, *(value if isinstance(value, str) else f"{value:g}" for value in point)])
+                values = {**self.inputs(), **own, **dict(zip(several, point)), "save": self.student_folder(full)}
+                found[full] = {**values, "teacher": self._teacher(values["teacher"])}
+        return found
+
+    def _teacher(self, name: str) -> str:
+        return self.teacher_folder(name) if name in self.teachers else name
+
     def finetune(self, sweep: str, task: str) -> dict[str, Any]:
         """Every parameter of 03_finetune for one task of one sweep; `model` and `seeds` are comma lists."""
         own = {"training": sweep, **self.sweeps[sweep][task]}
         seeds, models = own.pop("seeds"), own.pop("models", self.models)
         own.pop("solo", None)
-        if own.get("teacher") in self.teachers:
-            own["teacher"] = self.teacher_folder(own["teacher"])
+        if "teacher" in own:
+            own["teacher"] = self._teacher(own["teacher"])
+        if "students" in own:  # each is one model of the sweep
+            names, adaptations = own.pop("students"), self.adaptations()
+            own["student"] = ",".join(self.student_folder(name) for name in names)
+            models = [adaptations[name]["model"] for name in names]
         return {**self.inputs(), "task": task, "model": ",".join(models),
                 "seeds": ",".join(str(seed) for seed in seeds), **own}
 
