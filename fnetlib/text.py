@@ -74,8 +74,8 @@ def is_held_out(text: str) -> bool:
 
 
 def processes(documents: Dataset) -> int | None:
-    """Worker processes that tokenising is worth: one for every few thousand documents, up to sixteen."""
-    count = min(16, os.cpu_count() or 1, len(documents) // 4000)
+    """Worker processes that tokenising is worth: one for every few hundred documents, up to sixteen."""
+    count = min(16, os.cpu_count() or 1, len(documents) // 500)
     return count if count > 1 else None
 
 
