@@ -6,7 +6,7 @@
 
 A preset's cell (sweep, task, model, seed) is one job: `python -m fnetlib finetune`, which skips what has a record.
 What a job printed, the records' paths, is its marker in results/<preset>/done/. Rendered notebooks find all records
-there and only show them. Teachers that a preset trains itself come first. On a host with several GPUs the jobs take
+there and only show them. Teachers and students (`python -m fnetlib adapt`) that a preset trains itself come first. On a host with several GPUs the jobs take
 turns over them. `preset` may also be a path to a YAML file of your own.
 """
 
@@ -42,6 +42,7 @@ try:
     EFFICIENCY = parameters(EfficiencyParams, preset.efficiency)
     TEACHERS = {name: parameters(TransferParams, {"save": preset.teacher_folder(name), "force": True, **own})
                 for name, own in preset.teachers.items()}
+    STUDENTS = preset.adaptations()
 except ParameterError as error:
     raise WorkflowError(f"preset {PRESET}: {str(error).removeprefix('preset: ')}") from None
 
@@ -60,6 +61,7 @@ NOTEBOOKS = f"{SOURCE}/notebooks"
 RESULTS = preset.results  # relative: a rendered notebook must not name this machine's folders
 DONE, LOGS, RENDERED = f"{RESULTS}/done", f"{RESULTS}/logs", f"{RESULTS}/notebooks"
 CELLS = {cell.name: cell for cell in preset.cells()}
+STARTS = {cell.student for cell in CELLS.values() if cell.student}  # students whose weights are needed, not the record alone
 SWEEPS = {f"{sweep}-{task}": (sweep, task) for sweep, tasks in preset.sweeps.items() for task in tasks}
 
 
@@ -70,8 +72,14 @@ def cells_of(wildcards):
 def before(wildcards):
     """What a cell waits for: its grid's points, and the teacher if the preset trains it."""
     cell = CELLS[wildcards.cell]
-    own = [preset.teacher_folder(cell.teacher) + "/record.json"] if cell.teacher in preset.teachers else []
+    own = teacher_of(cell.teacher) + [f"{DONE}/student-{name}.txt" for name in [cell.student] if name]
     return [f"{DONE}/{name}.txt" for name in cell.needs] + own
+
+
+def teacher_of(name):
+    """What a run waits for if the preset trains its teacher; name: of the teacher, or its folder."""
+    name = Path(name).name
+    return [preset.teacher_folder(name) + "/record.json"] if name in preset.teachers else []
 
 
 def gpus():
@@ -89,8 +97,8 @@ GPUS = gpus()
 
 
 def on_gpu(wildcards):
-    """On a host with several GPUs: the one of this cell."""
-    place = list(CELLS).index(wildcards.cell)
+    """On a host with several GPUs: the one of this cell or student."""
+    place = [*CELLS, *STUDENTS].index(wildcards[0])
     return f"CUDA_VISIBLE_DEVICES={GPUS[place % len(GPUS)]}" if len(GPUS) > 1 and not workflow.remote_exec else ""
 
 
@@ -117,6 +125,18 @@ def shared(wildcards):
     return "--shared" if cores() > 1 and not workflow.remote_exec and not CELLS[wildcards.cell].solo else ""
 
 
+def adapt_options(wildcards):
+    """A student whose record is there is trained again only where a cell starts from it and its weights are gone."""
+    name = wildcards.student
+    again = "--force" if name in STARTS and not has_weights(name) else "--record-only"
+    side_by_side = cores() > 1 and not workflow.remote_exec and not preset.is_solo(name)
+    return f"{command_line(STUDENTS[name])} {again}" + " --shared" * side_by_side
+
+
+def has_weights(student):
+    return Path(preset.student_folder(student), "model.safetensors").is_file()
+
+
 def forget_lost_results():
     """A marker whose record is gone counts for nothing, and so does the last notebook without what it made."""
     for cell in CELLS:
@@ -125,6 +145,11 @@ def forget_lost_results():
             records = [Path(line).name for line in marker.read_text().splitlines() if line.endswith(".json")]
             if not records or not all(Path(RESULTS, "runs", record).exists() for record in records):
                 marker.unlink()
+    for student in STUDENTS:
+        marker = Path(f"{DONE}/student-{student}.txt")
+        if marker.exists() and (not Path(RESULTS, "runs", f"{marker.read_text().strip()}.json").exists()
+                                or student in STARTS and not has_weights(student)):
+            marker.unlink()
     if not all(Path(RESULTS, made).exists() for made in ("tables", "figures", "summary.json")):
         Path(f"{RENDERED}/05_analysis.ipynb").unlink(missing_ok=True)
 
@@ -153,7 +178,7 @@ if workflow.is_main_process:  # not in a cluster's job, which parses this file t
 
 
 onstart:
-    print(f"{preset.title}\n{len(CELLS)} fine-tuning cells; jobs log to {LOGS}/", file=sys.stderr)
+    print(f"{preset.title}\n{len(CELLS)} fine-tuning cells, {len(STUDENTS)} students; jobs log to {LOGS}/", file=sys.stderr)
 
 
 onerror:
@@ -164,12 +189,13 @@ onerror:
 wildcard_constraints:
     cell="|".join(map(re.escape, CELLS)),
     sweep="|".join(map(re.escape, SWEEPS)),
+    student="|".join(map(re.escape, STUDENTS)) or "none",
     teacher="|".join(map(re.escape, preset.teachers)) or "none",
 
 
 # Logs keep everything; what tells how far a job is (bars, epochs) shows on the terminal too, with the job's name.
 def shown_as(name):
-    return (f'| while IFS= read -r line; do case "$line" in *"%|"*|*" epoch "*) echo "  {name}: $line" >&2;;'
+    return (f'| while IFS= read -r line; do case "$line" in *"%|"*|*" epoch "*|*" adapt: "*) echo "  {name}: $line" >&2;;'
             " esac; done")
 
 
@@ -233,6 +259,25 @@ rule teacher:
         RENDER
 
 
+rule student:
+    input:
+        lambda wildcards: teacher_of(STUDENTS[wildcards.student]["teacher"]),
+    output:
+        f"{DONE}/student-{{student}}.txt",
+    log:
+        f"{LOGS}/student-{{student}}.log",
+    params:
+        options=adapt_options,
+        gpu=on_gpu,
+    threads: lambda wildcards: cores() if preset.is_solo(wildcards.student) else 1
+    priority: 20
+    message:
+        "02 train the student {wildcards.student}"
+    shell:
+        "({params.gpu} {PYTHON:q} -m fnetlib adapt {params.options} 2>&1 >&3 | tee {log:q} "
+        + shown_as("{wildcards.student}") + ") 3> {output:q}.part && mv {output:q}.part {output:q}"
+
+
 rule finetune:
     input:
         before,
@@ -294,6 +339,7 @@ rule efficiency:
 rule analysis:
     input:
         [f"{DONE}/{cell}.txt" for cell in CELLS],
+        [f"{DONE}/student-{student}.txt" for student in STUDENTS],
         [f"{RENDERED}/03_finetune-{sweep}.ipynb" for sweep in SWEEPS],
         rules.build.output,
         rules.transfer.output,
@@ -319,6 +365,7 @@ rule all:
     default_target: True
     input:
         [f"{DONE}/{cell}.txt" for cell in CELLS],
+        [f"{DONE}/student-{student}.txt" for student in STUDENTS],
         [f"{RENDERED}/03_finetune-{sweep}.ipynb" for sweep in SWEEPS],
         rules.build.output,
         rules.transfer.output,

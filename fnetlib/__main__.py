@@ -32,6 +32,7 @@ class Adapt(TransferParams):
 
     adapt: Literal["mlm", "distill"] = Field("distill", description="mlm: masked language modelling; distill: match the "
                                                                     "teacher's states")
+    record_only: bool = Field(False, description="True: a finished run's record is enough, its model may be gone")
 
     def cli_cmd(self) -> None:
         import os
@@ -39,7 +40,7 @@ class Adapt(TransferParams):
         _quiet()
         from .adapt import adapt, prepare
 
-        record = adapt(self, *prepare(self))
+        record = adapt(self, *prepare(self), show_only=self.record_only)
         if int(os.environ.get("RANK", 0)) == 0:
             print(record.run_id)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from . import estimates, tables, tables_repair, tables_speed, tables_training
+from . import estimates, tables, tables_repair, tables_speed, tables_training, xatl
 from .presets import names as preset_names
 from .results import (
     GROUP, NoRecords, Results, ResultsError, cells, footnotes, load, metric_title, task_title, write_text,
@@ -22,7 +22,8 @@ BLOCK = re.compile(r"(<!-- generated:(?P<name>\S+) -->\n)(?P<body>.*?)(<!-- /gen
 
 def summary(results: Results) -> dict[str, Any]:
     """Headline figures under fixed names: `quality_study.<task>.<model>` and so on = {mean, sd, n, recovery}, and
-    `ablation.<task>.<repair>` = {alone, left_out, shapley}, see tables_repair.ablation.
+    `ablation.<task>.<repair>` = {alone, left_out, shapley}, see tables_repair.ablation, and `xatl.<student>`, see
+    xatl.entries.
 
     Of several teachers, recipe `study` shows the preset's, every other recipe the one whose BERT is best at the task;
     `about.teachers` names the choice.
@@ -39,6 +40,8 @@ def summary(results: Results) -> dict[str, Any]:
             for r in group[group.teacher == teacher].itertuples()}
     if shares := _ablation(results):
         found["ablation"] = shares
+    if inherited := xatl.entries(results):
+        found["xatl"] = inherited
     return found
 
 
@@ -78,14 +81,14 @@ def write_summary(results: Results) -> Path:
 
 
 def findings(results: Results) -> str:
-    """The main findings as sentences: scores, what repairs the swap, speed."""
-    return _sentences(results, [tables_repair.ablation_sentences])
+    """The main findings as sentences: scores, what repairs the swap, what inheriting saves, speed."""
+    return _sentences(results, [tables_repair.ablation_sentences, xatl.sentences])
 
 
 def headline(results: Results) -> str:
     """All findings as sentences; every number in them is from the records."""
     return _sentences(results, [tables_repair.ablation_sentences, tables_repair.closed_form_sentences,
-                                tables_repair.padding_sentences, tables_training.precision_sentences])
+                                tables_repair.padding_sentences, tables_training.precision_sentences, xatl.sentences])
 
 
 def _sentences(results: Results, parts: list[Callable[[Results], list[str]]]) -> str:
@@ -142,7 +145,7 @@ SECTIONS: dict[str, Callable[[Results], str]] = {
         "quality": tables.quality, "runs": tables.runs, "differences": tables.differences, "missing": tables.missing,
         "published": tables.compared, "ablation": tables_repair.ablation, "closed_form": tables_repair.closed_form,
         "padding": tables_repair.padding, "precision": tables_training.precision, "grid": tables_training.grid,
-        "teachers": tables_training.teachers, "speed": tables_speed.speed, "finetuning": tables_speed.finetuning,
+        "teachers": tables_training.teachers, "xatl": xatl.table, "xatl-rates": xatl.rates, "speed": tables_speed.speed, "finetuning": tables_speed.finetuning,
         "published-speed": tables_speed.published_speed}.items()},
 }
 

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from . import published
+from .params import TransferParams
 from .results import GRID, GROUP, SOLO, Results, cells, footnotes, metric_title, model_key, tagged, task_title
 from .statistics import agreement, known, paired
 
@@ -194,9 +195,19 @@ def missing(results: Results) -> Table:
               "Seeds": ", ".join(map(str, dict.fromkeys(part.seed)))}
              for (training, teacher, task, model), part in data.groupby([*GROUP, "task", "model"], sort=False)]
     sections = {"": pd.DataFrame(shown)} if shown else {}
+    untrained = _untrained(results)
+    if untrained:
+        sections["Students"] = pd.DataFrame({"Student": untrained})
     notes = [f"{wanted.total() - len(data)} of {wanted.total()} runs of preset `{results.name}` are there"
              f"{'; the rest is listed above' if shown else ': none is missing'}."]
     return Table("missing", tagged("Runs that are missing", results.tag), data, sections, notes)
+
+
+def _untrained(results: Results) -> list[str]:
+    """Names of the preset's students that no record of continued training answers."""
+    have = [(r.model, r.seed, r.params) for r in results.adapt]
+    plans = {name: TransferParams.parse(values) for name, values in results.preset.adaptations().items()}
+    return [name for name, plan in plans.items() if (plan.model, plan.seed, plan.adaptation()) not in have]
 
 
 def compared(results: Results) -> Table:

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from fnetlib import plots, plots_repair, readme, tables, tables_repair, tables_speed, tables_training
+from fnetlib import plots, plots_repair, readme, tables, tables_repair, tables_speed, tables_training, xatl
 from fnetlib.finetune import decisive_params
 from fnetlib.params import FinetuneParams
 from fnetlib.provenance import committed_source
@@ -30,7 +30,7 @@ def report(request, tmp_path_factory):
     shutil.copytree(folder / "runs", made / "runs")
     names = {"found": load(folder.name, made), "plots": plots, "plots_repair": plots_repair, "readme": readme,
              "tables": tables, "tables_repair": tables_repair, "tables_speed": tables_speed,
-             "tables_training": tables_training}
+             "tables_training": tables_training, "xatl": xatl}
     for cell in nbformat.read(ROOT / "notebooks" / "05_analysis.ipynb", 4).cells:
         for line in cell.source.splitlines():
             if line.startswith(("found.keep(", "readme.write_summary(")):

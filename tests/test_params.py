@@ -103,6 +103,28 @@ def test_a_grid_is_tried_on_the_first_seed_and_run_on_the_others():
     assert preset.finetune("tuned", "rte")["teacher"] == "results/x/teachers/better"
 
 
+def test_a_list_of_values_is_a_student_each():
+    values = {"name": "x", "title": "x", "teacher": "minilm", "data": "synthetic", "sweeps": {},
+              "teachers": {"better": {"adapt": "mlm"}},
+              "students": {"short": {"adapt": "mlm", "model": ["fnet", "hybrid-2"], "learning_rate": [1e-3, 1e-4], "solo": True},
+                           "long": {"adapt": "distill", "model": "fnet", "teacher": "better", "minutes": 2}}}
+    preset = Preset.parse(values)
+    found = preset.adaptations()
+    assert list(found) == ["short-fnet-0.001", "short-fnet-0.0001", "short-hybrid-2-0.001", "short-hybrid-2-0.0001", "long"]
+    assert found["short-hybrid-2-0.001"]["save"] == "results/x/students/short-hybrid-2-0.001"
+    assert (found["short-fnet-0.001"]["teacher"], found["long"]["teacher"]) == ("minilm", "results/x/teachers/better")
+    assert preset.is_solo("short-fnet-0.001") and not preset.is_solo("long")
+
+    sweep = {"seeds": [1, 2], "students": ["long", "short-hybrid-2-0.001"]}
+    cells = Preset.parse({**values, "sweeps": {"adapted": {"rte": sweep}}}).cells()
+    assert [(cell.model, cell.student) for cell in cells[::2]] == [("fnet", "long"), ("hybrid-2", "short-hybrid-2-0.001")]
+    assert cells[0].options == {"student": "results/x/students/long"} and len(cells) == 4
+    with pytest.raises(ParameterError, match="adapted/rte: student 'longer' is not one of: short-fnet-0.001"):
+        Preset.parse({**values, "sweeps": {"adapted": {"rte": {**sweep, "students": ["longer"]}}}})
+    with pytest.raises(ParameterError, match="shortest: 3 is not 0"):
+        Preset.parse({**values, "students": {"bad": {"adapt": "mlm", "shortest": 3}}})
+
+
 def test_a_sweep_without_seeds_is_refused():
     with pytest.raises(ParameterError, match="sweeps: study/rte names no seeds"):
         Preset.parse({"name": "x", "title": "x", "teacher": "minilm", "data": "hub", "sweeps": {"study": {"rte": {}}}})

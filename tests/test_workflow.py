@@ -41,6 +41,13 @@ if args[1] == "papermill":
 elif args[2] == "clean":
     pathlib.Path(args[4]).parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(args[3], args[4])
+elif args[2] == "adapt":
+    value = dict(zip(args, args[1:]))
+    run = "adapt-" + pathlib.Path(value["--save"]).name
+    for file in (pathlib.Path(value["--save"], "model.safetensors"), pathlib.Path(value["--results"], "runs", run + ".json")):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("{{}}")
+    print(run)
 else:
     value = dict(zip(args, args[1:]))
     run = f"finetune-{{value['--task']}}-{{value['--model']}}-{{value['--seeds']}}"
@@ -138,10 +145,11 @@ def test_a_dry_run_lists_the_jobs_of_every_preset(project, preset):
     assert status == 0, output
     loaded = load_preset(preset)
     sweeps = sum(len(tasks) for tasks in loaded.sweeps.values())
-    teachers = {"teacher": len(loaded.teachers)} if loaded.teachers else {}
+    own = {"teacher": len(loaded.teachers), "student": len(loaded.adaptations())}
     assert job_counts(output) == {
-        "all": 1, "build": 1, "transfer": 1, "efficiency": 1, "analysis": 1, "render_finetune": sweeps, **teachers,
-        "finetune": len(loaded.cells()), "total": 5 + sweeps + len(loaded.teachers) + len(loaded.cells())}
+        "all": 1, "build": 1, "transfer": 1, "efficiency": 1, "analysis": 1, "render_finetune": sweeps,
+        **{rule: count for rule, count in own.items() if count}, "finetune": len(loaded.cells()),
+        "total": 5 + sweeps + sum(own.values()) + len(loaded.cells())}
 
 
 def test_an_unknown_preset_is_one_clear_line(project):
@@ -191,6 +199,30 @@ def test_teachers_come_first_then_the_grid_then_its_best_point(project):
     assert len(alone) == 2 and not any("--shared" in line for line in alone)
     gpus = {gpu for gpu in (project / "gpus.txt").read_text().split() if gpu != "none"}
     assert gpus == {"0", "3"}  # jobs take turns
+
+
+def test_students_wait_for_their_teacher_and_cells_for_their_student(project):
+    """A student whose record is enough is not trained again when its weights are gone; one that a cell starts from is."""
+    (project / "tiny.yaml").write_text(yaml.safe_dump({
+        **TINY, "teachers": {"better": {"model": "bert", "adapt": "mlm"}},
+        "students": {"ready": {"model": "fnet", "teacher": "better", "adapt": "distill"},
+                     "curve": {"model": "fnet", "teacher": "better", "adapt": "mlm", "steps": [10, 20], "solo": True}},
+        "sweeps": {"adapted": {"rte": {"seeds": [1], "students": ["ready"], "teacher": "better"}}}}))
+    assert run(project, "--cores", "4")[0] == 0
+    lines = (project / "calls.txt").read_text().splitlines()
+    teacher = next(i for i, line in enumerate(lines) if "papermill" in line and "02_transfer-better" in line)
+    ready, = (i for i, line in enumerate(lines) if " adapt " in line and "students/ready" in line)
+    cell, = (i for i, line in enumerate(lines) if " finetune " in line)
+    curve = [line for line in lines if " adapt " in line and "students/curve-" in line]
+    assert teacher < ready < cell and "--student results/tiny/students/ready" in lines[cell] and "--model fnet" in lines[cell]
+    assert "--force --shared" in lines[ready] and "--teacher results/tiny/teachers/better" in lines[ready]
+    assert len(curve) == 2 and all("--record-only" in line and "--shared" not in line for line in curve)
+
+    (project / "calls.txt").unlink()
+    shutil.rmtree(project / "results" / "tiny" / "students")
+    assert run(project, "--cores", "4")[0] == 0
+    again = [line for line in (project / "calls.txt").read_text().splitlines() if " adapt " in line]
+    assert len(again) == 1 and "students/ready" in again[0]
 
 
 def test_a_killed_run_resumes(project):

@@ -37,45 +37,77 @@ def test_arms_say_how_a_student_started(results):
     assert set(xatl.students(results)["model"]) == {"fnet"}
 
 
-def test_speedup_is_the_budget_over_the_tokens_at_the_same_loss(results):
-    found = {(r.arm, r.budget): r for r in xatl.speedups(results).itertuples()}
-    token = 256 * 128
-    plain = found["transferred", 100 * token]
+def test_speedup_is_the_budget_over_the_steps_to_the_same_loss(results):
+    found = {(r.arm, r.steps): r for r in xatl.speedups(results).itertuples()}
+    plain = found["transferred", 100]
     # from scratch ends at 5.0, the best of its three rates; 7 -> 3 in 100 steps is there after 50, 7 -> 2 in 200 after 80
     assert plain.scratch_loss == 5.0 and plain.speedup == pytest.approx(2.0) and plain.gain == pytest.approx(2.0)
-    assert plain.inside and not found["transferred", 200 * token].inside  # a single rate was tried at 200 steps
-    longer = found["transferred", 200 * token]  # 4.0 is reached after 75 and 120 steps
-    assert longer.speedup == pytest.approx(200 / 75) and longer.loss == 2.0
-    assert math.isnan(found["distilled", 100 * token].speedup) and found["distilled", 100 * token].gain == pytest.approx(-0.9)
+    assert plain.inside and not found["transferred", 200].inside  # a single rate was tried at 200 steps
+    longer = found["transferred", 200]  # 4.0 is reached after 75 and 120 steps
+    assert longer.speedup == pytest.approx(200 / 75) and longer.loss == 2.0 and not longer.at_start
+    assert math.isnan(found["distilled", 100].speedup) and found["distilled", 100].gain == pytest.approx(-0.9)
     assert plain.seconds_speedup == pytest.approx(2.0)
 
 
-def test_a_curve_that_starts_below_is_there_at_once():
-    assert xatl.crossing([(0, 3.0), (10, 2.0)], 4.0) == 0 and xatl.crossing([(0, 3.0)], 2.0) is None
-    assert xatl.crossing([(0, 3.0), (10, 2.0), (20, 2.5)], 2.25) == pytest.approx(7.5)
-
-
-def test_shared_runs_have_no_speedup_in_seconds_and_crippled_rivals_are_named(tmp_path):
-    results = results_of(tmp_path, [line(end=7.2, groups="none", shared=True), line(end=3.0)])
+def test_a_swap_that_is_there_untrained_counts_from_its_first_evaluation(tmp_path):
+    assert xatl.crossing([(0, 3.0), (10, 2.0)], 4.0) == 10 and xatl.crossing([(0, 3.0)], 2.0) is None
+    assert xatl.crossing([(0, 4.0), (10, 2.0)], 3.0) == 10  # nor anywhere before it
+    assert xatl.crossing([(0, 3.0), (10, 2.0), (20, 1.0)], 1.5) == pytest.approx(15)
+    results = results_of(tmp_path, [line(end=5.0, groups="none"), line(end=3.0, start=4.0)])
     row, = xatl.speedups(results).itertuples()
-    assert row.seconds_speedup is None and not row.clear
+    assert row.at_start and row.speedup == 4  # the first of four evaluations
+    assert "at least 4.0x (untrained)" in xatl.table(results).markdown()
+    figure = xatl.curves(results)
+    assert "≥ 4.0x" in {t.get_text() for axis in figure.axes for t in axis.texts}
+    plt.close(figure)
+
+
+def test_seconds_are_those_of_a_run_alone(tmp_path):
+    """Half a second a step alone, two in a crowd; distillation's own pace is not known."""
+    crowd = {"shared": True, "train_seconds": 200.0}
+    results = results_of(tmp_path, [
+        line(end=5.0, groups="none", timing=crowd), line(end=3.0, start=7.0, timing=crowd),
+        line(end=3.0, start=7.0, adapt="distill", timing=crowd), line(end=6.0, start=7.0, steps=20)])
+    found = {r.arm: r for r in xatl.speedups(results).itertuples()}
+    assert found["transferred"].seconds_speedup == pytest.approx(2.0) == found["distilled"].speedup
+    assert math.isnan(found["distilled"].seconds_speedup)
+    by_arm = xatl.students(results).set_index(["arm", "steps"])["s_per_step"]
+    assert by_arm["from scratch", 100] == 0.5 and math.isnan(by_arm["distilled", 100])
+
+
+def test_only_the_same_batches_compare(tmp_path):
+    results = results_of(tmp_path, [line(end=5.0, groups="none"), line(end=3.0), line(end=2.0, shortest=8),
+                                    line("hybrid-2", end=2.0)])
+    assert sorted(xatl.students(results)["loss"]) == [3.0, 5.0]
+
+
+def test_crippled_rivals_are_named(tmp_path):
+    results = results_of(tmp_path, [line(end=7.2, groups="none", timing={"shared": True}), line(end=3.0)])
+    row, = xatl.speedups(results).itertuples()
+    assert not row.clear
     text = xatl.table(results).markdown()
     assert "near unigram, edge" in text and "| 3.3x |" in text
     assert xatl.entries(results) == {}  # nothing is claimed against a rival that has learned no more than frequencies
+    assert "At 1x the rival is hardly below token frequencies" in xatl.sentences(results)[0]
 
 
-def test_table_figure_and_summary(results):
+def test_tables_figure_and_summary(results):
     text = xatl.table(results).markdown()
     assert "`fnet`" in text and "2.0x" in text and "transferred, LIT freezes embeddings (0.01, 1)" in text
+    assert "| from scratch | 100 | 3.3 | 5.500 | **5.000** | – | 5.200 |" in xatl.rates(results).markdown()
     figure = xatl.curves(results)
-    axis, = figure.axes
-    assert "2.7x" in {t.get_text() for t in axis.texts} and "token frequencies alone" in axis.get_legend_handles_labels()[1]
+    steps, seconds = figure.axes
+    assert "2.7x" in {t.get_text() for t in steps.texts} & {t.get_text() for t in seconds.texts}
+    assert "token frequencies alone" in {t.get_text() for t in figure.legends[0].get_texts()}
     plt.close(figure)
     assert xatl.entries(results) == {"fnet": {
         "speedup": {"1x": 2.0, "2x": pytest.approx(200 / 75, abs=1e-4)}, "gain_loss_pct": {"1x": 40.0, "2x": 50.0}}}
+    sentence, = xatl.sentences(results)
+    assert "2.0x, 2.7x sooner" in sentence and "2.000 against 4.000" in sentence
 
 
 def test_without_students_it_says_how_to_make_them(tmp_path):
     results = results_of(tmp_path, [line("bert", end=1.0, start=2.0)])
-    assert "-p groups none" in xatl.table(results).markdown() and xatl.entries(results) == {}
+    assert "-p groups none" in xatl.table(results).markdown() and xatl.entries(results) == {} and xatl.sentences(results) == []
+    assert "| Arm |" not in xatl.rates(results).markdown()
     plt.close(xatl.curves(results))

@@ -19,7 +19,8 @@ class Cell:
     """One run of a sweep, and one job of the graph.
 
     options: the parameters of 03_finetune that differ from the sweep's. needs: names of the cells that must be done
-    before (a grid's points). solo: nothing else may run meanwhile, since it measures speed.
+    before (a grid's points). student: the preset's student that it starts from. solo: nothing else may run meanwhile, since
+    it measures speed.
     """
 
     sweep: str
@@ -30,6 +31,7 @@ class Cell:
     seed: int
     options: dict[str, Any] = field(default_factory=dict, hash=False)
     needs: tuple[str, ...] = ()
+    student: str = ""
     solo: bool = False
 
     @property
@@ -52,8 +54,8 @@ class Preset(Params):
     teachers: dict[str, dict[str, Any]] = Field(
         {}, description="teachers that the preset trains itself: name -> parameters of 02_transfer")
     students: dict[str, dict[str, Any]] = Field(
-        {}, description="students that are trained on with text: name -> parameters of 02_transfer; a list of values is one "
-                        "student for each, every combination, named after them")
+        {}, description="students that are trained on with text: name -> {solo and parameters of 02_transfer}; a list of "
+                        "values is one student for each, every combination, named after them")
     expected: dict[str, Any] = Field({}, description="what a published study found with this preset's recipe")
     transfer: dict[str, Any] = Field({}, description="parameters of 02_transfer")
     build: dict[str, Any] = Field({}, description="parameters of 01_build")
@@ -93,12 +95,17 @@ class Preset(Params):
         """Every student's parameters of 02_transfer, by the student's name."""
         found = {}
         for name, own in self.students.items():
+            own = {key: value for key, value in own.items() if key != "solo"}
             several = {key: value for key, value in own.items() if isinstance(value, list)}
             for point in itertools.product(*several.values()):
                 full = "-".join([name, *(value if isinstance(value, str) else f"{value:g}" for value in point)])
                 values = {**self.inputs(), **own, **dict(zip(several, point)), "save": self.student_folder(full)}
                 found[full] = {**values, "teacher": self._teacher(values["teacher"])}
         return found
+
+    def is_solo(self, student: str) -> bool:
+        """Whether a student's training measures its pace: nothing else may run meanwhile."""
+        return any(own.get("solo") for name, own in self.students.items() if student == name or student.startswith(f"{name}-"))
 
     def _teacher(self, name: str) -> str:
         return self.teacher_folder(name) if name in self.teachers else name
@@ -126,16 +133,21 @@ class Preset(Params):
         common = {"sweep": sweep, "teacher": Path(params.teacher).name, "task": task,
                   "solo": bool(self.sweeps[sweep][task].get("solo"))}
         points, tries, seeds = params.grid_points(), {}, params.all_seeds
+        students = dict(zip(params.models, self.sweeps[sweep][task].get("students", [])))
+
+        def cell(model: str, seed: int, options: dict[str, Any], **own: Any) -> Cell:
+            start = {"student": self.student_folder(students[model])} if model in students else {}
+            return Cell(**common, model=model, seed=seed, options={**options, **start}, student=students.get(model, ""), **own)
+
         if points:  # tried on the first seed, chosen, run on the others
-            tries = {model: [Cell(**common, training=params.grid_name, model=model, seed=seeds[0],
-                                  options={**point, "grid": "", "training": params.grid_name}) for point in points]
+            tries = {model: [cell(model, seeds[0], {**point, "grid": "", "training": params.grid_name},
+                                  training=params.grid_name) for point in points]
                      for model in params.models}
             seeds = seeds[1:]
-        runs = [Cell(**common, training=params.recipe_name, model=model, seed=seed,
-                     options={"seeds": f"{params.all_seeds[0]},{seed}"} if points else {},
-                     needs=tuple(cell.name for cell in tries.get(model, [])))
+        runs = [cell(model, seed, {"seeds": f"{params.all_seeds[0]},{seed}"} if points else {},
+                     training=params.recipe_name, needs=tuple(tried.name for tried in tries.get(model, [])))
                 for model in params.models for seed in seeds]
-        return [cell for cells in tries.values() for cell in cells] + runs
+        return [tried for cells in tries.values() for tried in cells] + runs
 
 
 def names() -> list[str]:
