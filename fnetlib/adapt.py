@@ -88,6 +88,18 @@ def is_saved(params: TransferParams) -> bool:
     return bool(params.save) and (find_root() / params.save / "model.safetensors").is_file()
 
 
+def adapt_model(teacher: str, model: str, save: str, *, minutes: float, text: str = "auto", how: str = "distill",
+                **options: Any) -> Record:
+    """Swap a teacher's attention by a recipe, train on for so many minutes with text, and save the model in a folder.
+
+    teacher: Hub name, folder, or minilm; text: hub, or folders of parquet files with a column `text`; how: distill or
+    mlm; options: any of TransferParams. Raises ParameterError, one line, on a value that is not accepted. Auto classes load the folder.
+    """
+    params = TransferParams.parse({"teacher": teacher, "model": model, "save": save, "minutes": minutes, "text": text,
+                                   "adapt": how, **options})
+    return adapt(params, *prepare(params))
+
+
 def prepare(params: TransferParams) -> tuple[Teacher, PreTrainedModel, Transfer, Text]:
     """Teacher, student with a masked-LM head, what went where, and text: what `adapt` needs."""
     selected, text = parse_groups(params.groups), load_text(params.text)

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -178,6 +179,27 @@ def test_the_saved_folder_is_ready_for_the_hub(params, text, tmp_path):
     names = {}
     exec(code, names)
     assert names["model"].config.mixers == ["gated"] * 4 and names["tokenizer"].mask_token == "[MASK]"
+
+
+def test_the_readmes_lines_adapt_and_load(params, text, tmp_path, tiny_teacher_folder, monkeypatch):
+    monkeypatch.setattr(module.Pace, "WARMUP", 4)
+    (tmp_path / "texts").mkdir()
+    for name, part in {"a": text.train, "b": text.held_out}.items():
+        part.to_parquet(tmp_path / "texts" / f"{name}.parquet")
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    block, = (b for b in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "adapt_model(" in b)
+    small = ', data="synthetic", batch_size=16, length=32, results=%r)' % str(tmp_path / "results")
+    for ours, theirs in {"bert-base-uncased": tiny_teacher_folder, "models/mine": str(tmp_path / "mine"),
+                         "my/texts": str(tmp_path / "texts"), "minutes=10)": "minutes=0.01" + small}.items():
+        assert ours in block
+        block = block.replace(ours, theirs)
+    names = {}
+    exec(block, names)
+    assert names["model"].num_labels == 2 and names["model"].config.mixers.count("attention") == 2
+    record, = RecordStore(tmp_path / "results").all("adapt")
+    assert record.params["adapt"] == "distill" and record.params["minutes"] == 0.01
+    with pytest.raises(ParameterError, match="adapt: 'magic' is not one of"):
+        module.adapt_model(tiny_teacher_folder, "fnet", str(tmp_path), minutes=1, how="magic")
 
 
 def test_freezing_is_recorded(params, text):
