@@ -14,7 +14,7 @@ MIXER_NAMES = ("fourier", "filter", "gated", "attention", "identity")
 FILTERS = ("filter", "gated")  # mixers of `FilterPlan`
 FOURIER_NORMS = ("backward", "ortho")
 PADDINGS = ("ignore", "mask")
-BACKENDS = ("auto", "fft", "matmul")
+BACKENDS = ("auto", "fft", "matmul", "folded")
 
 
 @strict
@@ -26,7 +26,8 @@ class FNetBertConfig(BertConfig):
     padding: `ignore` mixes padding like any token; `mask` gives an example of true length L its length-L transform.
     output_projection: keep BERT's output dense layer (and its dropout) after the mixer; FNet has none.
     gain: a learned per-channel factor on the mixer's output; the transfer sets its start, see `transfer.py`.
-    backend: `fft`, `matmul` (real DFT matrices) or `auto`; same numbers, other speed.
+    backend: `fft`, `matmul` (real DFT matrices), `folded` (the hidden axis' transform within the output projection) or
+    `auto`; same numbers, other speed.
     """
 
     model_type = "fnet_bert"
@@ -52,6 +53,8 @@ class FNetBertConfig(BertConfig):
         if len(self.mixers) != self.num_hidden_layers:
             raise ValueError(
                 f"mixers: {len(self.mixers)} names for {self.num_hidden_layers} layers (num_hidden_layers)")
+        if self.backend == "folded" and not self.output_projection:
+            raise ValueError("backend: 'folded' needs the output projection; without it one of: auto, fft, matmul")
         if self.is_decoder:
             raise ValueError("is_decoder: Fourier mixing sees the whole sequence; only encoders are supported")
 

@@ -60,6 +60,15 @@ def fourier_matmul_flops(n: int, d: int) -> float:
     return 4.0 * n * d * half + 4.0 * n * n * half
 
 
+def fourier_folded_flops(n: int, d: int) -> float:
+    """4 n m d with m = n/2 + 1 for half of the rows of the sequence axis (by FFT: 2.5 n log2(n) a column), and 4 m d² for
+    two products on them in the place of one projection, counted elsewhere. The 2 d³ that a layer spends once a batch to
+    fold are neglected."""
+    half = n // 2 + 1
+    rows = 4.0 * n * half * d if choose_backend("folded", n) == "matmul" else d * fft_flops(n, real=True)
+    return rows + 4.0 * half * d * d - 2.0 * n * d * d
+
+
 def fourier_bluestein_flops(n: int, d: int) -> float:
     """FFTs of m points, a power of two from 2n, there and back, with three complex products (6 each) by the chirp."""
     half, size = d // 2 + 1, 1 << (2 * n - 1).bit_length()
@@ -96,6 +105,9 @@ def mixing_flops(config: BertConfig, mixer: str, seq: int, masked: bool = False)
         backend = choose_backend(config.backend, seq)
         kind = "matrices" if backend == "matmul" else "FFT"
         return f"{what}, {kind}", count(seq, width, config.num_attention_heads, backend)
+    long_and_masked = masked and config.padding == "mask" and choose_backend("auto", seq) == "fft"
+    if config.backend == "folded" and not long_and_masked:
+        return "Fourier, folded", fourier_folded_flops(seq, width)
     if choose_backend(config.backend, seq) == "matmul":
         return "Fourier, matrices", fourier_matmul_flops(seq, width)
     if masked and config.padding == "mask":

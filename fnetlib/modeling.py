@@ -24,7 +24,8 @@ from transformers.models.bert.modeling_bert import (
 from .config import FILTERS, FNetBertConfig
 from .mixers import MIXERS, Sequence
 from .mixers.filter import FilterMixer, plan_filter
-from .mixers.fourier import hidden_dft, plan_fourier
+from .mixers.folded import FoldedPlan, folded_mix, plan_folded
+from .mixers.fourier import MATMUL_MAX_LENGTH, FourierMixer, hidden_dft, plan_fourier
 from .mixers.gated import GatedFilterMixer
 
 
@@ -45,10 +46,20 @@ class MixingSublayer(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor, sequence: Sequence) -> torch.Tensor:
         """`[batch, seq, hidden]` -> `[batch, seq, hidden]`."""
+        if self.folds(sequence):
+            plan, hidden_matrices = sequence.fourier
+            dense = self.output.dense
+            weight = dense.weight if self.gain is None else dense.weight * self.gain
+            projected = folded_mix(hidden_states, plan, hidden_matrices, weight) + dense.bias
+            return self.output.LayerNorm(self.output.dropout(projected) + hidden_states)
         mixed = self.self(hidden_states, sequence)
         if self.gain is not None:
             mixed = mixed * self.gain
         return self.output(mixed, hidden_states)
+
+    def folds(self, sequence: Sequence) -> bool:
+        """Whether mixing, gain and projection are one: what `self.output` would do is done here, see `mixers/folded.py`."""
+        return isinstance(self.self, FourierMixer) and isinstance(sequence.fourier[0], FoldedPlan)
 
 
 class ResidualNorm(nn.Module):
@@ -97,7 +108,10 @@ class FNetBertEncoder(nn.Module):
                 config=config, inputs_embeds=hidden_states, attention_mask=attention_mask)
         if "fourier" in config.mixers:
             masked = real if config.padding == "mask" else None
-            plan = plan_fourier(length, width, masked, config.fourier_norm, config.backend, hidden_states.device)
+            if config.backend == "folded" and (masked is None or length <= MATMUL_MAX_LENGTH):
+                plan = plan_folded(length, width, masked, config.fourier_norm, hidden_states.device)
+            else:
+                plan = plan_fourier(length, width, masked, config.fourier_norm, config.backend, hidden_states.device)
             fourier = (plan, (self.hidden_cos, self.hidden_sin))
         if set(FILTERS) & set(config.mixers):
             everything = torch.ones(hidden_states.shape[:2], dtype=torch.bool, device=hidden_states.device)

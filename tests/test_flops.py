@@ -48,6 +48,15 @@ def test_torch_does_not_see_the_fft_and_the_formula_adds_it(name):
     assert sum(ours.values()) - ours["norms"] - seen == pytest.approx(2 * layers * F.fourier_fft_flops(8, 32))
 
 
+def test_folding_moves_the_hidden_axis_into_the_projection():
+    """torch sees the fold too, 2 d³ a layer for half of the spectrum; the formula neglects what is done once a batch."""
+    config = student_config(teacher(), "fnet", backend="folded")
+    ours, fold = F.flops(config, 2, 8), 3 * 4 * 32 * 32 * 17
+    assert sum(ours.values()) - ours["norms"] + fold == counted(FNetBertForSequenceClassification(config), 2, 8)
+    long = {kind: F.mixing_flops(config, "fourier", 2048, masked)[0] for kind, masked in (("full", False), ("padded", True))}
+    assert long == {"full": "Fourier, folded", "padded": "Fourier, FFT (Bluestein)"}
+
+
 @pytest.mark.parametrize("name", RECIPES)
 @pytest.mark.parametrize("width, heads, inner, seq", SHAPES)
 def test_parameters_are_the_modules_own(name, width, heads, inner, seq):

@@ -55,8 +55,8 @@ def hidden_dft(width: int, device=None) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def choose_backend(backend: str, length: int) -> str:
-    """What `auto` means: matrices up to MATMUL_MAX_LENGTH, FFTs beyond."""
-    if backend != "auto":
+    """How a sequence axis is transformed. `auto` and `folded`: by matrices up to MATMUL_MAX_LENGTH, by FFTs beyond."""
+    if backend in ("fft", "matmul"):
         return backend
     return "matmul" if length <= MATMUL_MAX_LENGTH else "fft"
 
@@ -150,4 +150,9 @@ class FourierMixer(nn.Module):
     def forward(self, hidden_states: torch.Tensor, sequence: Sequence) -> torch.Tensor:
         """`[batch, seq, hidden]` -> `[batch, seq, hidden]`; padded positions are 0 where padding is masked."""
         plan, hidden_matrices = sequence.fourier
+        if not isinstance(plan, FourierPlan):  # folded into a projection, see folded.py; here there is none
+            from .folded import folded_mix
+
+            identity = torch.eye(hidden_states.shape[-1], dtype=hidden_states.dtype, device=hidden_states.device)
+            return folded_mix(hidden_states, plan, hidden_matrices, identity)
         return fourier_mix(hidden_states, plan, hidden_matrices)

@@ -1,0 +1,121 @@
+"""Mixing folded into the projection, against numpy's float64 FFT and against the other backends in whole models."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fnetlib import FNetBertConfig, FNetBertForMaskedLM
+from fnetlib.config import student_config
+from fnetlib.mixers import fourier
+from fnetlib.mixers.folded import FoldedPlan, folded_mix, plan_folded
+from fnetlib.mixers.fourier import MATMUL_MAX_LENGTH, hidden_dft
+
+from test_modeling import inputs, student
+
+
+def reference(x, norm, weight):
+    return np.fft.fft2(x.double().numpy(), axes=(-2, -1), norm=norm).real @ weight.double().numpy().T
+
+
+def relative_error(ours, theirs):
+    return float(np.linalg.norm(ours.detach().double().numpy() - theirs) / np.linalg.norm(theirs))
+
+
+@settings(max_examples=60, deadline=None)
+@given(length=st.integers(1, 40), width=st.integers(1, 40), out=st.integers(1, 9), seed=st.integers(0, 999),
+       norm=st.sampled_from(["backward", "ortho"]), by_fft=st.booleans())
+def test_equals_numpys_fft_and_a_projection(length, width, out, seed, norm, by_fft):
+    generator = torch.Generator().manual_seed(seed)
+    x, weight = torch.randn(2, length, width, generator=generator), torch.randn(out, width, generator=generator)
+    plan = plan_folded(length, width, None, norm)
+    if by_fft:
+        plan = FoldedPlan(None, scale=(length * width) ** -0.5 if norm == "ortho" else 1.0)
+    assert relative_error(folded_mix(x, plan, hidden_dft(width), weight), reference(x, norm, weight)) < 3e-6
+
+
+@settings(max_examples=60, deadline=None)
+@given(length=st.integers(1, 40), width=st.integers(1, 24), seed=st.integers(0, 999), norm=st.sampled_from(["backward", "ortho"]))
+def test_masked_examples_have_their_own_length_wherever_the_padding_is(length, width, seed, norm):
+    generator = torch.Generator().manual_seed(seed)
+    x, weight = torch.randn(3, length, width, generator=generator), torch.randn(5, width, generator=generator)
+    real = torch.rand(3, length, generator=generator) < 0.6
+    real[:, torch.randint(length, (1,), generator=generator)] = True
+    out = folded_mix(x, plan_folded(length, width, real, norm), hidden_dft(width), weight)
+    for example, own, mask in zip(x, out, real):
+        assert relative_error(own[mask], reference(example[mask], norm, weight)) < 5e-6
+        assert not own[~mask].any()
+
+
+def test_long_sequences_go_by_fft():
+    assert plan_folded(MATMUL_MAX_LENGTH, 8, None, "ortho").rows is not None
+    plan = plan_folded(MATMUL_MAX_LENGTH + 1, 8, None, "ortho")
+    x, weight = torch.randn(1, MATMUL_MAX_LENGTH + 1, 8), torch.randn(8, 8)
+    assert plan.rows is None and relative_error(folded_mix(x, plan, hidden_dft(8), weight), reference(x, "ortho", weight)) < 3e-6
+
+
+@pytest.mark.parametrize("dtype, bound", [(torch.bfloat16, 1.5e-2), (torch.float16, 2e-3)])
+@pytest.mark.parametrize("masked", [False, True])
+def test_half_precision_within_a_stated_bound(dtype, bound, masked):
+    generator = torch.Generator().manual_seed(1)
+    x, weight = torch.randn(2, 33, 48, generator=generator).to(dtype), torch.randn(48, 48, generator=generator).to(dtype)
+    plan = plan_folded(33, 48, torch.ones(2, 33, dtype=torch.bool) if masked else None, "ortho")
+    out = folded_mix(x, plan, hidden_dft(48), weight)
+    assert out.dtype == dtype and relative_error(out.float(), reference(x.float(), "ortho", weight.float())) < bound
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("name", ["fnet", "fnet-naive", "hybrid-2", "hybrid-2+filter"])
+def test_models_agree_with_the_other_backends_in_values_and_gradients(tiny_config, name, padded):
+    batch = inputs(length=16, padded=padded)
+    batch |= {} if padded else {"attention_mask": None}
+    states, gradients = [], []
+    for backend in ("matmul", "folded"):
+        model = student(tiny_config, name, FNetBertForMaskedLM, backend=backend)
+        output = model(**batch, labels=batch["input_ids"], output_hidden_states=True)
+        output.loss.backward()
+        states.append(torch.stack(output.hidden_states))
+        gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+    torch.testing.assert_close(*states, atol=2e-5, rtol=1e-4)
+    assert gradients[0].keys() == gradients[1].keys()
+    for parameter, ours in gradients[1].items():
+        scale = float(gradients[0][parameter].abs().max())
+        torch.testing.assert_close(ours, gradients[0][parameter], atol=2e-4 * scale + 1e-7, rtol=0, msg=parameter)
+
+
+def test_the_mixer_alone_gives_the_plain_transform(tiny_config):
+    """What measures the mixing branch (gains, fits, diagnostics) sees the same whichever backend is chosen."""
+    hidden, mask = torch.randn(3, 12, tiny_config.hidden_size), inputs(12)["attention_mask"]
+    found = []
+    for backend in ("matmul", "folded"):
+        model = student(tiny_config, "fnet", backend=backend).bert
+        found.append(model.encoder.layer[0].attention.self(hidden, model.encoder.sequence(hidden, mask)))
+    torch.testing.assert_close(*found, atol=1e-5, rtol=1e-4)
+
+
+def test_long_masked_sequences_stay_sub_quadratic(tiny_config):
+    tiny_config.max_position_embeddings = MATMUL_MAX_LENGTH + 1
+    encoder = student(tiny_config, "fnet", backend="folded").bert.encoder
+    hidden, mask = torch.zeros(2, MATMUL_MAX_LENGTH + 1, tiny_config.hidden_size), torch.ones(2, MATMUL_MAX_LENGTH + 1)
+    assert encoder.sequence(hidden, mask).fourier[0].chirp is not None
+    assert isinstance(encoder.sequence(hidden[:, :64], mask[:, :64]).fourier[0], FoldedPlan)
+
+
+def test_without_a_projection_there_is_nothing_to_fold_into(tiny_config):
+    with pytest.raises(ValueError, match="'folded' needs the output projection; without it one of: auto, fft, matmul"):
+        student_config(tiny_config, "fnet-paper", backend="folded")
+    with pytest.raises(ValueError, match="auto, fft, matmul, folded"):
+        FNetBertConfig(backend="fold")
+
+
+def test_dropout_and_norm_are_berts(tiny_config):
+    """Training mode, the same random numbers: the block's output is that of the unfolded one."""
+    found = []
+    for backend in ("fft", "folded"):
+        model = student(tiny_config, "fnet", backend=backend).bert.train()
+        hidden = torch.randn(2, 8, tiny_config.hidden_size, generator=torch.Generator().manual_seed(3))
+        torch.manual_seed(4)
+        found.append(model.encoder.layer[0].attention(hidden, model.encoder.sequence(hidden, None)))
+    torch.testing.assert_close(*found, atol=1e-5, rtol=1e-4)
+    assert fourier.choose_backend("folded", 128) == "matmul"
