@@ -4,7 +4,7 @@ The protocol. A block is one (length, precision, mode); its models are all built
 rounds: one step of each model a round, the first one rotating, so that whatever slows the machine down slows all of
 them. A step starts and ends with the device idle. Ratios are taken within a round and say how many times better ours
 is: `vs_bert` = t_bert / t_ours, `vs_bound` = t_bound / t_ours (the bound is the same model with the mixing removed:
-nothing can be faster, so at most 1 but for noise). Median and quartiles, never the mean: one interruption must not
+nothing can be faster, so at most 1 but for noise), and so on for the peers (`peers.py`) that are measured along. Median and quartiles, never the mean: one interruption must not
 decide. On a CPU only ratios mean anything elsewhere; absolute times are a measurement on a GPU.
 
 A training step is forward, backward and AdamW's step; inference is a forward pass in evaluation mode. There is no
@@ -24,17 +24,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from tqdm.auto import tqdm
-from transformers import BertConfig
+from transformers import BertConfig, PreTrainedConfig
 
 from . import flops
 from .config import FNetBertConfig, student_config
 from .modeling import FNetBertForSequenceClassification
 from .params import PRECISIONS, EfficiencyParams, ParameterError, parse_shape
+from .peers import PEERS, peer_config, peer_model
 from .provenance import code, environment, find_root, now
 from .records import Flops, Parameters, Record, RecordStore, make_run_id
 
 KINDS = ("infer", "train")  # inference first: its memory must not hold the optimiser's state
-REFERENCES = ("bert", "bound")
+REFERENCES = ("bert", "bound", *PEERS)
 RECOMPILES = 64  # every model of a block compiles the same forward function, for two kinds of step
 
 
@@ -108,7 +109,10 @@ def shape_config(shape: str, length: int = 512) -> BertConfig:
                       problem_type="single_label_classification")
 
 
-def model_config(params: EfficiencyParams, model: str, length: int) -> FNetBertConfig:
+def model_config(params: EfficiencyParams, model: str, length: int) -> FNetBertConfig | PreTrainedConfig:
+    """Of a recipe or of a peer."""
+    if model in PEERS:
+        return peer_config(model, shape_config(params.shape, length), length)
     return student_config(shape_config(params.shape, length), model, backend=params.backend)
 
 
@@ -126,18 +130,20 @@ def run_id(params: EfficiencyParams, model: str, setting: Setting, device_name: 
 class Contender:
     """One model of a block: its two steps, what they took, and the error that stopped it."""
 
-    def __init__(self, name: str, config: FNetBertConfig, setting: Setting, seed: int):
+    def __init__(self, name: str, config: PreTrainedConfig, setting: Setting, seed: int):
         self.name, self.config, self.setting, self.seed = name, config, setting, seed
         self.times: dict[str, list[float]] = {kind: [] for kind in KINDS}
         self.peaks: dict[str, int | None] = {kind: None for kind in KINDS}
         self.kernels: dict[str, list[str]] = {}
+        self.parameters: int | None = None
         self.drop()
 
     def build(self) -> None:
         """Random weights, random token ids: `[batch, length]`."""
         s = self.setting
         torch.manual_seed(self.seed)
-        self.model = FNetBertForSequenceClassification(self.config).to(s.device)
+        self.model = (peer_model(self.config) if self.name in PEERS else FNetBertForSequenceClassification(self.config)).to(s.device)
+        self.parameters = self.model.num_parameters()
         self.call = torch.compile(self.model, dynamic=False) if s.mode == "compiled" else self.model
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5, fused=True)
         self.scaler = torch.amp.GradScaler(s.device, enabled=s.precision == "fp16")
@@ -236,7 +242,7 @@ def _set_up(contender: Contender) -> None:
             contender.step(kind)
             torch.cuda.synchronize()
             contender.peaks[kind] = torch.cuda.max_memory_allocated() - before
-        if "attention" in contender.config.mixers:
+        if "attention" in getattr(contender.config, "mixers", ["attention"]):
             contender.kernels[kind] = attention_kernels(contender, kind)
 
 
@@ -335,14 +341,16 @@ def timing(ours: Contender, contenders: list[Contender]) -> dict[str, Any]:
 def _record(params: EfficiencyParams, setting: Setting, device_name: str, ours: Contender,
             contenders: list[Contender], env: dict[str, Any], started: str) -> Record:
     finished = ours.error is None
-    total = sum(flops.parameters(ours.config).values())
+    peer = ours.name in PEERS
+    total = ours.parameters if peer else sum(flops.parameters(ours.config).values())
     return Record(
         run_id=run_id(params, ours.name, setting, device_name), stage="efficiency", model=ours.name, seed=params.seed,
         status="finished" if finished else "failed", error=ours.error,
         params=record_params(params, setting, device_name),
         timing=timing(ours, contenders) if finished else {},
         memory={f"{kind}_peak_bytes": ours.peaks[kind] for kind in ("train", "infer")} if finished else {},
-        flops=Flops(value=sum(flops.flops(ours.config, setting.batch, setting.length).values()), method="analytic"),
-        parameters=Parameters(total=total, trainable=total),
+        flops=None if peer else Flops(value=sum(flops.flops(ours.config, setting.batch, setting.length).values()),
+                                      method="analytic"),
+        parameters=Parameters(total=total, trainable=total) if total else None,
         env={**env, "attention_kernels": ours.kernels}, code=code(), started=started, ended=now(),
     )

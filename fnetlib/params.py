@@ -21,6 +21,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")  # of the efficiency study; tf32 is fp32 with TF32 matrix products
 MODES = ("eager", "compiled")
 SHAPES = {"bert-base": (12, 768, 12), "minilm": (6, 384, 12), "tiny": (2, 64, 1)}  # layers, width, heads
+PEER_NAMES = ("bert-eager", "hf-fnet", "modernbert", "longformer", "bigbird", "nystromformer")  # of the efficiency study
 STUDY_MODELS = ["bert", "fnet-naive", "fnet-paper", "fnet", "hybrid-2"]  # what `model=all` means
 
 # The 2023 study's training recipe (bert-base-uncased, GLUE).
@@ -343,7 +344,7 @@ class EfficiencyParams(Params):
     tokens: Int = Field(4096, ge=1, description="tokens a step; the batch is tokens / length, at least 1")
     precisions: str = Field("fp32", description="comma list of fp32, tf32, bf16, fp16")
     modes: str = Field("eager", description="comma list of eager, compiled")
-    backend: Literal["auto", "fft", "matmul"] = Field("auto", description="Fourier layers by fft, by matmul, or auto")
+    backend: Literal["auto", "fft", "matmul", "folded"] = Field("auto", description="Fourier layers by fft, by matmul, or auto")
     repeats: Int = Field(10, ge=3, description="measured steps of each model, interleaved")
     warmup: Int = Field(3, ge=1, description="rounds before measuring")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto, cpu or cuda")
@@ -353,11 +354,14 @@ class EfficiencyParams(Params):
     @field_validator("models")
     @classmethod
     def _models(cls, value: str) -> str:
+        asked = [name.strip() for name in value.split(",") if name.strip()]
         try:
-            names = model_names(value)
+            recipes = model_names(",".join(name for name in asked if name not in PEER_NAMES) or ("bert" if asked else ""))
         except ValueError as error:
-            raise ValueError(str(error).replace("model:", "models:", 1)) from None
-        return ",".join(names if value.strip() != "all" else [*names, "bound"])
+            raise ValueError(f"{str(error).replace('model:', 'models:', 1)}; or a peer: {', '.join(PEER_NAMES)}") from None
+        if asked == ["all"]:
+            return ",".join([*recipes, "bound"])
+        return ",".join(dict.fromkeys(asked))
 
     @field_validator("shape")
     @classmethod
@@ -385,11 +389,13 @@ class EfficiencyParams(Params):
 
     @model_validator(mode="after")
     def _models_fit_the_shape(self):
-        for name in self.models.split(","):
+        for name in self.all_models:
             try:
-                recipe(name, parse_shape(self.shape)[0])
+                choices = {} if name in PEER_NAMES else recipe(name, parse_shape(self.shape)[0])
             except ValueError as error:
                 raise ValueError(f"models: {str(error).removeprefix('model: ')} (shape {self.shape})") from None
+            if self.backend == "folded" and not choices.get("output_projection", True):
+                raise ValueError(f"backend: 'folded' needs an output projection, and {name!r} has none")
         return self
 
     @property

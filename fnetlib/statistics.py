@@ -68,6 +68,22 @@ def recovery(score: float | None, bert: float | None, chance: float | None) -> f
     return (score - chance) / (bert - chance)
 
 
+def paired_recovery(ours: pd.Series, bert: pd.Series, chance: float | None, level: float = LEVEL) -> Summary:
+    """`recovery` of the means at the seeds (the index) that both have a score for, and its bootstrap interval: whole pairs
+    are drawn. `sd` is None; all but n is where BERT does not beat chance."""
+    pairs = pd.DataFrame({"ours": ours.astype(float), "bert": bert.astype(float)}).dropna()
+    share = recovery(pairs["ours"].mean(), pairs["bert"].mean(), chance) if len(pairs) else None
+    if share is None or len(pairs) < 2:
+        return Summary(share, None, len(pairs), None, None)
+
+    def ratio(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
+        return (a.mean(axis) - chance) / (b.mean(axis) - chance)
+
+    found = stats.bootstrap((pairs["ours"], pairs["bert"]), ratio, n_resamples=RESAMPLES, confidence_level=level, paired=True,
+                            method="percentile", vectorized=True, random_state=np.random.default_rng(0)).confidence_interval
+    return Summary(share, None, len(pairs), float(found.low), float(found.high))
+
+
 def prediction_interval(values: Iterable[float | None], level: float = LEVEL) -> tuple[float, float] | None:
     """Where one more run of the same thing would fall (normal scores, unknown spread); None below two values."""
     x = known(values)

@@ -16,8 +16,9 @@ from matplotlib.figure import Figure
 
 from .plots import _empty, _finish, _panels
 from .records import Record, solo_seconds
-from .results import Results, tagged
-from .tables import Table, number
+from .results import Results, is_grid, metric_title, tagged, task_title
+from .statistics import summarise
+from .tables import Table, mean_sd, number
 
 FROM_SCRATCH = "from scratch"
 
@@ -257,17 +258,58 @@ def _draw(axis: Any, part: pd.DataFrame, sooner: pd.DataFrame, clock: str, arms:
         axis.axhline(part["unigram"].dropna().iloc[0], color="0.5", lw=0.8, ls=":")
 
 
+def glue_gains(results: Results) -> pd.DataFrame:
+    """One row a (model, task, steps): scores after fine-tuning of students that were trained so many steps, and `gain`, the
+    transferred one's mean above the from-scratch one's, in the metric's own unit. Of several learning rates of fine-tuning
+    each arm has its best mean over seeds."""
+    arms = {r.record.run_id: (r.arm, r.steps) for r in students(results).itertuples()}
+    rows = [{"model": r.model, "task": r.task, "note": r.note, "metric": r.metric, "seed": r.seed, "last": r.last,
+             "rate": r.record.params["learning_rate"], **dict(zip(("arm", "steps"), arms[r.record.adapted.run_id]))}
+            for r in results.finetune.itertuples() if r.record.adapted and r.record.adapted.run_id in arms
+            and not is_grid(r.training)]
+    columns = ["model", "task", "note", "steps", "metric", "scratch", "scratch_sd", "scratch_n", "transferred", "transferred_sd",
+               "transferred_n", "gain"]
+    found = []
+    frame = pd.DataFrame(rows, columns=["model", "task", "note", "metric", "seed", "last", "rate", "arm", "steps"])
+    for (model, task, steps), part in frame.groupby(["model", "task", "steps"], sort=False):
+        best = {name: max((summarise(runs["last"]) for _, runs in of.groupby("rate")), key=lambda s: (s.mean is not None, s.mean))
+                for name, of in part.groupby("arm")}
+        ours, theirs = best.get("transferred"), best.get(FROM_SCRATCH)
+        if ours and theirs and None not in (ours.mean, theirs.mean):
+            found.append([model, task, part["note"].iloc[0], steps, part["metric"].iloc[0], theirs.mean, theirs.sd, theirs.n,
+                          ours.mean, ours.sd, ours.n, ours.mean - theirs.mean])
+    return pd.DataFrame(found, columns=columns)
+
+
+def glue(results: Results) -> Table:
+    """GLUE after fine-tuning: from scratch beside transferred, at the same budget."""
+    data = glue_gains(results)
+    shown = [{"Student": r.model, "Steps": f"{r.steps:,}", "Task": f"{task_title(r.task, [r.note] * bool(r.note))} {metric_title([r.metric])}",
+              "From scratch": mean_sd(r.scratch, r.scratch_sd, r.scratch_n),
+              "Transferred": mean_sd(r.transferred, r.transferred_sd, r.transferred_n), "Gain": number(r.gain, sign=True)}
+             for r in data.itertuples()]
+    notes = ["Mean ± standard deviation over seeds (n) of fine-tuned students that saw the same text for the same steps; of "
+             "several learning rates of fine-tuning each arm has its best. Gains are in the metric's own unit."]
+    if data.empty:
+        notes = ["No pair of students, from scratch and transferred, is fine-tuned yet: 03 with `-p student FOLDER`."]
+    return Table("xatl-glue", tagged("GLUE after XATL", results.tag), data, {"": pd.DataFrame(shown)} if shown else {}, notes)
+
+
 def entries(results: Results) -> dict[str, Any]:
     """The summary's figures: student -> `speedup` by from-scratch budget, smallest first as `1x`, `2x`, ... (of a swap that
     is there untrained, a lower bound), and `gain_loss_pct`, the relative gain in loss after the same steps, of the plain
-    `transferred` arm."""
+    `transferred` arm; `gain_<task>` after fine-tuning, where both arms were, by the same budgets."""
     data, found = speedups(results), {}
+    gains = glue_gains(results)
     plain = data[(data["arm"] == "transferred") & data["clear"].astype(bool)]
     for model, part in plain.groupby("model", sort=False):
         budgets = _by_budget(part)
         found[model] = {
             "speedup": {name: _round(rows["speedup"].mean()) for name, rows in budgets},
             "gain_loss_pct": {name: _round((100 * rows["gain"] / rows["scratch_loss"]).mean()) for name, rows in budgets}}
+        names = {rows["steps"].iloc[0]: name for name, rows in budgets}
+        for r in gains[(gains["model"] == model) & gains["steps"].isin(set(names))].itertuples():
+            found[model].setdefault(f"gain_{r.task}", {})[names[r.steps]] = _round(r.gain)
     return found
 
 

@@ -41,7 +41,7 @@ def finetune_record(
     training: str = "study", teacher: str = "minilm", source: str = "folder", note: str = "", status: str = "finished",
     degenerate: bool = False, minutes: float | None = None, shared: bool = False, steps_per_s: float = 10.0,
     chance: float | None = None, epochs: int = 3, gpu: bool = True, error: str | None = None, steady: float | None = None,
-    padding: Iterable[dict[str, Any]] = (), values: dict[str, Any] | None = None, **params: Any,
+    padding: Iterable[dict[str, Any]] = (), values: dict[str, Any] | None = None, student: str = "adapt-x", **params: Any,
 ) -> Record:
     """A fine-tuning run; `status="failed"` has no metrics, `score=None` is a diverged run without a score.
 
@@ -66,7 +66,7 @@ def finetune_record(
     if steady is not None:
         timing["steady_steps_per_s"] = steady
     own = {"recipe": recipe(model, 6)} | ({"calibration_sentences": 512} if model.endswith(CALIBRATED) else {})
-    adapted = Adapted(minutes=minutes, method="distil", run_id="adapt-x") if minutes is not None else None
+    adapted = Adapted(minutes=minutes, method="distil", run_id=student) if minutes is not None else None
     return _record(
         "finetune", model, seed, {**STUDY, "precision": "fp32", "adapted": minutes, "training": training, **own, **params, **(values or {})},
         task=task, training=training, status=status, error=error, adapted=adapted,

@@ -255,7 +255,7 @@ def test_shapes(shape, layers, width, heads, inner):
     ({"lengths": "1"}, "lengths: '1' is not a comma list"),
     ({"models": "gpt"}, "models: 'gpt' is not one of: bert, fnet-naive"),
     ({"models": "hybrid-2"}, "models: 'hybrid-2' keeps 2 of 1 layers"),
-    ({"backend": "dct"}, "backend: 'dct' is not one of: auto, fft or matmul"),
+    ({"backend": "dct"}, "backend: 'dct' is not one of: auto, fft, matmul or folded"),
     ({"device": "tpu"}, "device: 'tpu' is not one of: auto, cpu or cuda"),
     ({"repeats": 2}, "repeats: 2 does not fit"), ({"warmup": 0}, "warmup: 0 does not fit"),
     ({"teacher": "minilm"}, "unknown parameter 'teacher'; accepted: results, models"),

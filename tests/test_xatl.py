@@ -106,8 +106,27 @@ def test_tables_figure_and_summary(results):
     assert "2.0x, 2.7x sooner" in sentence and "2.000 against 4.000" in sentence
 
 
+def test_gain_on_glue_is_transferred_over_from_scratch_at_the_same_budget(tmp_path):
+    scratch, ours, longer = line(end=5.0, groups="none"), line(end=3.0), line(end=2.0, steps=200)
+
+    def tuned(student, seed, score, training, rate=1e-4):
+        return finetune_record("rte", "fnet", seed, score, training=training, minutes=0.8, student=student.run_id,
+                               values={"learning_rate": rate})
+
+    results = results_of(tmp_path, [
+        scratch, ours, longer, *(tuned(scratch, seed, 0.5 + 0.01 * seed, "scratch") for seed in (1, 2)),
+        *(tuned(ours, seed, 0.6 + 0.01 * seed, "inherited") for seed in (1, 2)),
+        *(tuned(ours, seed, 0.7 + 0.01 * seed, "inherited", rate=3e-4) for seed in (1, 2)),
+        tuned(longer, 1, 0.9, "inherited"),  # no from-scratch student had as many steps
+        tuned(ours, 3, 0.99, "inherited_grid")])  # chooses, and is no result
+    row, = xatl.glue_gains(results).itertuples()
+    assert (row.steps, row.scratch_n, row.transferred_n) == (100, 2, 2) and row.gain == pytest.approx(0.2)
+    assert "| fnet | 100 | RTE accuracy | 0.515 ± 0.007 (2) | 0.715 ± 0.007 (2) | +0.200 |" in xatl.glue(results).markdown()
+    assert xatl.entries(results)["fnet"]["gain_rte"] == {"1x": 0.2}
+
+
 def test_without_students_it_says_how_to_make_them(tmp_path):
     results = results_of(tmp_path, [line("bert", end=1.0, start=2.0)])
     assert "-p groups none" in xatl.table(results).markdown() and xatl.entries(results) == {} and xatl.sentences(results) == []
-    assert "| Arm |" not in xatl.rates(results).markdown()
+    assert "| Arm |" not in xatl.rates(results).markdown() and "-p student FOLDER" in xatl.glue(results).markdown()
     plt.close(xatl.curves(results))

@@ -1,0 +1,70 @@
+"""The recovery by minutes, from records whose shares are known."""
+
+import math
+
+import pandas as pd
+import pytest
+from factories import finetune_record, results_of
+from matplotlib import pyplot as plt
+
+from fnetlib import recovery
+from fnetlib.statistics import paired_recovery
+
+
+def runs(model, score, minutes=None, seeds=(1, 2, 3), **fields):
+    return [finetune_record("qnli", model, seed, score + 0.01 * seed, minutes=minutes, training="tuned", **fields) for seed in seeds]
+
+
+@pytest.fixture
+def results(tmp_path):
+    return results_of(tmp_path, [
+        *runs("bert", 0.885), *runs("hybrid-2", 0.685), *runs("hybrid-2", 0.785, minutes=2), *runs("hybrid-2", 0.88, minutes=10),
+        *runs("fnet", 0.605, seeds=(1, 2)), *runs("bert", 0.89, minutes=10), *runs("fnet", 0.7, minutes=20, seeds=(2, 3, 4)),
+        finetune_record("cola", "bert", 1, 0.4, training="tuned")])  # nobody is adapted here
+
+
+def test_shares_of_berts_lead_at_the_seeds_that_both_have(results):
+    data = recovery.frame(results).set_index(["model", "minutes"])
+    assert set(data["task"]) == {"qnli"}
+    assert data.loc[("bert", 0), "recovery"] == 1 and data.loc[("hybrid-2", 0), "pairs"] == 3
+    # chance .505, BERT .905 over seeds 1 to 3: a lead of .4
+    assert data.loc[("hybrid-2", 2), "recovery"] == pytest.approx(0.3 / 0.4)
+    row = data.loc[("fnet", 20)]  # seeds 2 and 3 of 2, 3, 4: .725 against .91
+    assert (row["n"], row["pairs"]) == (3, 2) and row["recovery"] == pytest.approx(0.22 / 0.405)
+    assert row["low"] <= row["recovery"] <= row["high"] and row["method"] == "distil"
+
+
+def test_intervals_draw_pairs():
+    """Equal differences at every seed: pairing keeps the interval far narrower than the seeds' own spread."""
+    bert = pd.Series({1: 0.3, 2: 0.4, 3: 0.5})
+    found = paired_recovery(0.9 * bert, bert, 0.0)
+    assert found.mean == pytest.approx(0.9) and found.high - found.low < 1e-9
+    assert paired_recovery(bert, bert, 0.45).mean is None and paired_recovery(bert, bert, None).n == 3
+    assert paired_recovery(bert, pd.Series({7: 0.5}), 0.0).n == 0
+    single = paired_recovery(bert, bert[[2]], 0.0)
+    assert (single.mean, single.n, single.low) == (1.0, 1, None)
+
+
+def test_table_figure_and_sentence(results):
+    text = recovery.table(results).markdown()
+    assert "| hybrid-2 | 10 | distil | 0.900 ± 0.010 (3) | 0.99 [" in text and "| hybrid-2 | 0 | – |" in text
+    figure = recovery.figure(results)
+    axis, = figure.axes
+    hybrid = next(line for line in axis.lines if list(line.get_xdata()) == [0, 2, 10])
+    assert list(hybrid.get_ydata()) == pytest.approx([0.705, 0.805, 0.9])
+    plt.close(figure)
+    sentence, = recovery.sentences(results)
+    assert "`hybrid-2` 99% [" in sentence and "after 10 minutes" in sentence and "after 2 minutes" not in sentence
+    assert "`bert`" not in sentence
+
+
+def test_without_adapted_students_it_says_how(tmp_path):
+    results = results_of(tmp_path, runs("bert", 0.885))
+    assert "-p student FOLDER" in recovery.table(results).markdown() and recovery.sentences(results) == []
+    plt.close(recovery.figure(results))
+
+
+def test_without_a_bert_there_is_no_share(tmp_path):
+    results = results_of(tmp_path, runs("hybrid-2", 0.7, minutes=2))
+    assert math.isnan(recovery.frame(results)["recovery"].astype(float)[0]) and recovery.sentences(results) == []
+    assert "| 0.720 ± 0.010 (3) | – |" in recovery.table(results).markdown()
