@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from . import estimates, tables, tables_repair, tables_speed, tables_training, xatl
+from . import estimates, recovery, tables, tables_repair, tables_speed, tables_training, xatl
 from .presets import names as preset_names
 from .results import (
     GROUP, NoRecords, Results, ResultsError, cells, footnotes, load, metric_title, task_title, write_text,
@@ -82,13 +82,14 @@ def write_summary(results: Results) -> Path:
 
 def findings(results: Results) -> str:
     """The main findings as sentences: scores, what repairs the swap, what inheriting saves, speed."""
-    return _sentences(results, [tables_repair.ablation_sentences, xatl.sentences])
+    return _sentences(results, [tables_repair.ablation_sentences, xatl.sentences, recovery.sentences])
 
 
 def headline(results: Results) -> str:
     """All findings as sentences; every number in them is from the records."""
     return _sentences(results, [tables_repair.ablation_sentences, tables_repair.closed_form_sentences,
-                                tables_repair.padding_sentences, tables_training.precision_sentences, xatl.sentences])
+                                tables_repair.padding_sentences, tables_training.precision_sentences, xatl.sentences,
+                                recovery.sentences])
 
 
 def _sentences(results: Results, parts: list[Callable[[Results], list[str]]]) -> str:
@@ -145,7 +146,8 @@ SECTIONS: dict[str, Callable[[Results], str]] = {
         "quality": tables.quality, "runs": tables.runs, "differences": tables.differences, "missing": tables.missing,
         "published": tables.compared, "ablation": tables_repair.ablation, "closed_form": tables_repair.closed_form,
         "padding": tables_repair.padding, "precision": tables_training.precision, "grid": tables_training.grid,
-        "teachers": tables_training.teachers, "xatl": xatl.table, "xatl-rates": xatl.rates, "speed": tables_speed.speed, "finetuning": tables_speed.finetuning,
+        "teachers": tables_training.teachers, "xatl": xatl.table, "xatl-rates": xatl.rates, "xatl-glue": xatl.glue,
+        "recovery": recovery.table, "speed": tables_speed.speed, "finetuning": tables_speed.finetuning,
         "published-speed": tables_speed.published_speed}.items()},
 }
 

@@ -200,6 +200,8 @@ def missing(results: Results) -> Table:
         sections["Students"] = pd.DataFrame({"Student": untrained})
     notes = [f"{wanted.total() - len(data)} of {wanted.total()} runs of preset `{results.name}` are there"
              f"{'; the rest is listed above' if shown else ': none is missing'}."]
+    if plans := results.preset.adaptations():
+        notes.append(f"{len(plans) - len(untrained)} of {len(plans)} students are there.")
     return Table("missing", tagged("Runs that are missing", results.tag), data, sections, notes)
 
 
