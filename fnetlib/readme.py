@@ -22,8 +22,8 @@ BLOCK = re.compile(r"(<!-- generated:(?P<name>\S+) -->\n)(?P<body>.*?)(<!-- /gen
 
 def summary(results: Results) -> dict[str, Any]:
     """Headline figures under fixed names: `quality_study.<task>.<model>` and so on = {mean, sd, n, recovery}, and
-    `ablation.<task>.<repair>` = {alone, left_out, shapley}, see tables_repair.ablation, and `xatl.<student>`, see
-    xatl.entries.
+    `ablation.<task>.<repair>` = {alone, left_out, shapley}, see tables_repair.ablation, `xatl.<student>`, see
+    xatl.entries, `speed` and `memory`, see tables_speed.entries.
 
     Of several teachers, recipe `study` shows the preset's, every other recipe the one whose BERT is best at the task;
     `about.teachers` names the choice.
@@ -42,6 +42,7 @@ def summary(results: Results) -> dict[str, Any]:
         found["ablation"] = shares
     if inherited := xatl.entries(results):
         found["xatl"] = inherited
+    found |= tables_speed.entries(results)
     return found
 
 

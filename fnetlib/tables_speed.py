@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from . import published
+from .params import PEER_NAMES
 from .records import Record, label
 from .results import GROUP, SOLO, Results, footnotes, metric_title, model_key, notes_of, tagged, task_title
 from .tables import NONE, Table, average, eval_loss, heading, mean_sd, number, train_loss
@@ -73,6 +74,51 @@ def speed(results: Results) -> Table:
         notes.append("Times of a CPU are not shown: only ratios carry over to another machine. Its memory is not "
                      "measured.")
     return Table("speed", "Speed, memory and FLOPs", data, sections, notes)
+
+
+SUMMARISED = {"gpu": "bf16", "cpu": "fp32"}  # the precision that one would run
+
+
+def fastest(records: list[Record]) -> pd.DataFrame:
+    """Every model in its fastest mode, of those measured (eager, compiled; backends): one row a (where, length, kind, model)
+    with `seconds`, `peak_bytes`, and how many times as fast it is as the bound, BERT and the best peer, each in its own
+    fastest mode. BERT-base shape; bf16 on a GPU, fp32 on a CPU; ratios are of medians, since modes are different rounds.
+    """
+    data = speed_frame(records)
+    data = data[(data["shape"] == "bert-base") & (data["status"] == "finished")]
+    data = data.assign(where=["gpu" if str(device).startswith("cuda") else "cpu" for device in data["device"]])
+    rows = []
+    for (where, name, length, tokens), group in data.groupby(["where", "device_name", "length", "tokens"], sort=False):
+        group = group[group["precision"] == SUMMARISED[where]]
+        for kind in KINDS:
+            best = group.dropna(subset=f"{kind}_s").sort_values(f"{kind}_s").drop_duplicates("model").set_index("model")
+            seconds = best[f"{kind}_s"].astype(float)
+            peers = seconds[seconds.index.isin(PEER_NAMES)]
+            rivals = {"vs_bound": seconds.get("bound"), "vs_bert": seconds.get("bert"),
+                      "vs_best_peer": peers.min() if len(peers) else None}
+            rows += [{"where": where, "device_name": name, "tokens": tokens, "length": length, "kind": kind, "model": model,
+                      "mode": best["mode"][model], "seconds": own, "peak_bytes": best[f"{kind}_peak_bytes"][model],
+                      **{against: None if other is None else other / own for against, other in rivals.items()}}
+                     for model, own in seconds.items()]
+    return pd.DataFrame(rows, columns=["where", "device_name", "tokens", "length", "kind", "model", "mode", "seconds",
+                                       "peak_bytes", "vs_bound", "vs_bert", "vs_best_peer"])
+
+
+def entries(results: Results) -> dict[str, Any]:
+    """The summary's figures: `speed.<gpu|cpu>.n<length>.<train|infer>.<model>` = {vs_bound, vs_bert, vs_best_peer}, how many
+    times as fast, and `memory.n<length>.<model>` = {vs_bert}, peak memory of a training step on a GPU as a share of BERT's."""
+    found: dict[str, Any] = {"speed": {}, "memory": {}}
+    data = fastest(results.efficiency)
+    for r in data.itertuples():
+        place = found["speed"].setdefault(r.where, {}).setdefault(f"n{r.length}", {}).setdefault(r.kind, {})
+        place.setdefault(r.model, {name: None if pd.isna(value) else round(float(value), 4) for name, value in
+                                   (("vs_bound", r.vs_bound), ("vs_bert", r.vs_bert), ("vs_best_peer", r.vs_best_peer))})
+    steps = data[(data["where"] == "gpu") & (data["kind"] == "train") & data["peak_bytes"].notna()]
+    for length, group in steps.groupby("length", sort=False):
+        peaks = group.drop_duplicates("model").set_index("model")["peak_bytes"].astype(float)
+        if "bert" in peaks:
+            found["memory"][f"n{length}"] = {model: {"vs_bert": round(peak / peaks["bert"], 4)} for model, peak in peaks.items()}
+    return {name: values for name, values in found.items() if values}
 
 
 def setting_title(key: tuple) -> str:

@@ -273,6 +273,25 @@ def test_speed_ratios_memory_and_failures(made):
     assert "1.30 [1.26, 1.35]" in text and "failed: out of memory" in text and "train ms" in text
 
 
+def test_the_summary_has_each_model_in_its_fastest_mode(made):
+    """BERT takes 1 s eager and 0.5 s compiled; ours 0.5 and 0.8; a peer 2 s; the bound 0.4. Other precisions do not count."""
+    def run(model, seconds, mode="eager", **fields):
+        return efficiency_record(model, mode=mode, speedup=1 / seconds, **{"gpu": True, "precision": "bf16", **fields})
+
+    results = made(run("bert", 1), run("bert", 0.5, "compiled"), run("fnet", 0.5), run("fnet", 0.8, "compiled"),
+                   run("longformer", 2), run("bound", 0.4), run("fnet", 0.01, precision="fp16"),
+                   run("bert", 1, length=512, gpu=False, precision="fp32"), run("fnet", 0.5, length=512, gpu=False, precision="fp32"),
+                   run("fnet", 0.001, shape="minilm"))
+    found = tables_speed.entries(results)
+    assert found["speed"]["gpu"]["n128"]["train"]["fnet"] == {"vs_bound": 0.8, "vs_bert": 1.0, "vs_best_peer": 4.0}
+    assert found["speed"]["cpu"]["n512"]["infer"]["fnet"] == {"vs_bound": None, "vs_bert": 2.0, "vs_best_peer": None}
+    data = tables_speed.fastest(results.efficiency)
+    assert set(data[data.model == "bert"]["mode"]) == {"eager", "compiled"} and data[data.model == "fnet"]["mode"].eq("eager").all()
+    assert found["memory"] == {"n128": {"bert": {"vs_bert": 1.0}, "fnet": {"vs_bert": 1.0}, "longformer": {"vs_bert": 4.0},
+                                        "bound": {"vs_bert": 0.8}}}
+    assert readme.summary(results)["speed"] == found["speed"]
+
+
 def test_speed_settings_stay_apart_and_the_newest_measurement_counts(made):
     again = efficiency_record(speedup=1.5, repeats=9, ended="2026-02-01T00:00:00+00:00")
     results = made(efficiency_record(), again, efficiency_record(speedup=2.0, backend="fft"))
