@@ -51,15 +51,16 @@ class GatedFilterMixer(nn.Module):
         scale = torch.maximum(highest + peak, ends.amax(-1))[..., None]  # [batch, heads, seq, 1]
         gate = ((logits - highest).clamp(max=0).exp() * plan.inner[:, None])[..., None]
         convolve = toeplitz if plan.backend == "matmul" else fft_convolve
-        summed = convolve(torch.cat([gate * values, gate], -1), (taps - peak).exp())
-        summed = summed.float() * (highest[..., None] + peak[..., None] - scale).exp()
+        summed = convolve(torch.cat([gate.to(values.dtype) * values, gate.to(values.dtype)], -1), (taps - peak).exp())
         ends = (ends - scale).exp()  # [batch, heads, seq, 2]
         at_ends = torch.einsum("bks,bhse->bhke", plan.ends.to(values.dtype), values)
+        # What every sum is weighed with is small, `[batch, heads, seq, 1 or 2]`, and stays float32.
+        weight = (highest[..., None] + peak[..., None] - scale).exp()
         # The largest gate and the largest filter weight may not meet: what all underflows is 0, not 0/0.
-        total = (summed[..., -1:] + ends.sum(-1, keepdim=True)).clamp(min=1e-12)
-        mixed = (summed[..., :-1] + ends @ at_ends.float()) / total
+        total = (summed[..., -1:].float() * weight + ends.sum(-1, keepdim=True)).clamp(min=1e-12)
+        mixed = summed[..., :-1] * (weight / total).to(summed.dtype) + ((ends / total).to(values.dtype) @ at_ends)
 
         pooling = self.first(hidden_states).float().transpose(1, 2).masked_fill(plan.real[:, None] == 0, -torch.inf)
         pooled = torch.einsum("bhs,bhse->bhe", pooling.softmax(-1).to(values.dtype), values)
-        mixed = torch.where(plan.ends[:, :1, :, None].bool(), pooled[:, :, None].float(), mixed)
+        mixed = torch.where(plan.ends[:, :1, :, None].bool(), pooled[:, :, None].to(mixed.dtype), mixed)
         return mixed.transpose(1, 2).reshape(batch, length, width).to(values.dtype)
