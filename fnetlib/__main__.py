@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, Field, ValidationError
 from pydantic_settings import BaseSettings, CliApp, CliPositionalArg, CliSubCommand, SettingsConfigDict, SettingsError
 
-from .params import FinetuneParams, ParameterError, Params, TransferParams, _line
+from .params import FinetuneParams, ParameterError, Params, PlaceParams, TransferParams, _line
 from .provenance import find_root
 from .records import RecordError, RecordStore
 
@@ -54,6 +54,20 @@ class Finetune(FinetuneParams):
 
         for record in finetune(self):
             print(record_path(self, record))
+
+
+class Place(PlaceParams):
+    """Choose the layers that a hybrid keeps attention in, by measurement on an adapted student without any. Prints the
+    recipe."""
+
+    def cli_cmd(self) -> None:
+        _quiet()
+        from .placement import search
+
+        record = search(self)
+        for row in record.transfer["placement"]:
+            print(f"round {row['round']}  layer {row['layer']}  error {row['error']:.4f}{'  chosen' * row['chosen']}", file=sys.stderr)
+        print(record.transfer["recipe"])
 
 
 class Onnx(BaseModel):
@@ -132,6 +146,7 @@ class Main(BaseSettings):
 
     adapt: CliSubCommand[Adapt]
     finetune: CliSubCommand[Finetune]
+    place: CliSubCommand[Place]
     onnx: CliSubCommand[Onnx]
     list: CliSubCommand[List]
     show: CliSubCommand[Show]

@@ -333,6 +333,15 @@ class TransferParams(Inputs):
         return {**{name: getattr(self, name) for name in names}, **budget}
 
 
+class PlaceParams(Inputs):
+    """Where should a hybrid keep its attention? Measured on an adapted student that has none."""
+
+    student: str = Field(description="folder of an adapted student without attention")
+    keep: Int = Field(2, ge=1, description="layers that get attention back")
+    task: Task = Field("cola", description="GLUE task whose training sentences are measured on")
+    sentences: Int = Field(256, ge=1, description="unlabelled sentences used to measure")
+
+
 class EfficiencyParams(Params):
     """04_efficiency: time, memory and FLOPs of the recipes side by side, on random weights and random tokens."""
 

@@ -7,18 +7,23 @@ compares fixed placements instead (Lee-Thorp 2021, section 4.3: attention in the
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pandas as pd
 import torch
 from torch import nn
 
-from .config import FNetBertConfig
+from .config import FNetBertConfig, recipe
 from .distill import layer_errors
+from .finetune import adaptations
 from .modeling import FNetBertModel
-from .params import ParameterError
-from .teacher import Teacher
-from .transfer import build_student
+from .params import ParameterError, PlaceParams
+from .provenance import code, environment, find_root, now
+from .records import Record, RecordStore, make_run_id
+from .tasks import load_task, results_folder
+from .teacher import Teacher, load_teacher
+from .transfer import build_student, sentence_batch
 
 
 def restored(student: FNetBertModel, teacher: FNetBertModel, layers: list[int]) -> FNetBertModel:
@@ -61,6 +66,37 @@ def place(teacher: Teacher, student: nn.Module, batch: dict[str, torch.Tensor], 
         kept.append(best["layer"])
         rows += [{**row, "chosen": row is best} for row in found]
     return pd.DataFrame(rows)
+
+
+def search(params: PlaceParams) -> Record:
+    """`place` on a task's training sentences (labels are not used), and its record, with the seconds that it took.
+
+    A search whose record exists is not repeated. Raises ParameterError where the student has attention already, is of
+    another teacher, or has no record.
+    """
+    teacher = load_teacher(params.teacher)
+    data = load_task(params.task, params.data, train_size=params.sentences, eval_size=1)
+    store = RecordStore(results_folder(params.results, data.record.source))
+    adapted, = adaptations([params.student], store)
+    if adapted.teacher.fingerprint != teacher.fingerprint:
+        raise ParameterError(f"student: {params.student!r} is of teacher {adapted.teacher.name!r}, not of {teacher.name!r}")
+    if "attention" in recipe(adapted.model, teacher.config.num_hidden_layers)["mixers"]:
+        raise ParameterError(f"student: {params.student!r} is {adapted.model!r}, which has attention already")
+    decisive = {"student": adapted.run_id, "keep": params.keep, "sentences": params.sentences}
+    run_id = make_run_id("placement", params.task, adapted.model, 0, decisive, data.record.fingerprint, teacher.fingerprint)
+    if existing := store.get(run_id):
+        return existing
+    started, device = now(), "cuda" if torch.cuda.is_available() else "cpu"
+    student = FNetBertModel.from_pretrained(find_root() / params.student, add_pooling_layer=False).to(device)
+    start = time.perf_counter()
+    found = place(teacher, student, sentence_batch(teacher, data, params.sentences), params.keep)
+    seconds = time.perf_counter() - start
+    record = Record(
+        run_id=run_id, stage="placement", task=params.task, model=adapted.model, seed=0, status="finished", params=decisive,
+        teacher=teacher.record(), data=data.record, timing={"seconds": seconds}, env=environment(device, "fp32"), code=code(),
+        transfer={"placement": found.to_dict("records"), "recipe": recipe_name(found)}, started=started, ended=now())
+    store.write(record)
+    return record
 
 
 def recipe_name(placement: pd.DataFrame) -> str:

@@ -44,7 +44,7 @@ def test_known_peers_are_transformers_own():
 
 def test_peers_are_measured_beside_the_recipes(tmp_path, monkeypatch):
     monkeypatch.setattr(efficiency, "shape_config", lambda name, length=512: shape(length, name))
-    params = EfficiencyParams.parse({"shape": "1x64", "lengths": "16", "tokens": 32, "repeats": 3, "warmup": 1, "device": "cpu",
+    params = EfficiencyParams.parse({"shape": "2x64", "lengths": "16", "tokens": 32, "repeats": 3, "warmup": 1, "device": "cpu",
                                      "models": f"bert,fnet,{','.join(PEERS)}"})
     records = efficiency.measure(params, RecordStore(tmp_path))
     assert [r.status for r in records] == ["finished"] * (2 + len(PEERS)), [r.error for r in records]

@@ -1,12 +1,19 @@
 """Placement by measurement: the layer that was spoilt is the one that gets its attention back first."""
 
+import shutil
+
+import pandas as pd
 import pytest
 import torch
 from factories import batch_of
 
+from fnetlib import synthetic
+from fnetlib.__main__ import main
+from fnetlib.adapt import adapt_model
 from fnetlib.config import recipe
 from fnetlib.params import ParameterError
 from fnetlib.placement import place, recipe_name, restored
+from fnetlib.records import RecordStore
 from fnetlib.teacher import load_teacher
 from fnetlib.transfer import build_student
 
@@ -41,3 +48,28 @@ def test_the_spoilt_layers_are_chosen(teacher):
     for keep in (0, 5):
         with pytest.raises(ParameterError, match=f"keep: {keep} is not from 1 to 4"):
             place(teacher, student, batch, keep)
+
+
+def test_a_search_on_an_adapted_student_is_recorded_once(tiny_teacher_folder, tmp_path, capsys):
+    text = tmp_path / "text"
+    text.mkdir()
+    sentences = synthetic.generate("cola", "train", size=1500)["sentence"]
+    pd.DataFrame({"text": [f"{s} {i}" for i, s in enumerate(sentences)]}).to_parquet(text / "a.parquet")
+    (tmp_path / "glue" / "cola").mkdir(parents=True)
+    for split in ("train", "validation"):
+        pd.DataFrame(synthetic.generate("cola", split, size=48)).to_parquet(tmp_path / "glue" / "cola" / f"{split}.parquet")
+    common = {"teacher": tiny_teacher_folder, "data": str(tmp_path / "glue"), "results": str(tmp_path / "results")}
+    for model in ("fnet", "hybrid-1"):
+        adapt_model(model=model, save=str(tmp_path / model), text=str(text), minutes=1, pace=0.1, batch_size=8, length=16, **common)
+    options = [f"--{name}={value}" for name, value in common.items()]
+    assert main(["place", *options, f"--student={tmp_path / 'fnet'}", "--keep=2", "--sentences=16"]) == 0
+    printed = capsys.readouterr()
+    record, = RecordStore(tmp_path / "results").all("placement")
+    chosen = sorted(row["layer"] for row in record.transfer["placement"] if row["chosen"])
+    assert printed.out.split()[-1] == record.transfer["recipe"] == f"hybrid-at-{chosen[0]}-{chosen[1]}"
+    assert printed.err.count("chosen") == 2 and record.timing["seconds"] > 0
+    shutil.rmtree(tmp_path / "fnet")  # the record is enough
+    assert main(["place", *options, f"--student={tmp_path / 'fnet'}", "--keep=2", "--sentences=16"]) == 0
+    assert len(RecordStore(tmp_path / "results").all("placement")) == 1
+    for student, words in (("hybrid-1", "which has attention already"), ("nobody", "no adapted model with its record")):
+        assert main(["place", *options, f"--student={tmp_path / student}"]) == 2 and words in capsys.readouterr().err
