@@ -7,7 +7,8 @@ them to it. The conventions, for a batch of B sequences of n tokens and width d:
 - a complex FFT of N points is 5 N log2 N (Cooley and Tukey's radix-2 count, customary whatever the algorithm), one of
   real input half of that; any N, powers of two or not;
 - LayerNorm is 7 an element; other elementwise work (biases, softmax, GELU, dropout, residual sums, gain, scale) and
-  what is done once a batch rather than once a layer (masks, DFT matrices) is neglected;
+  what is done once a batch rather than once a layer (masks, DFT matrices) is neglected, and so are columns of zeros
+  that only align a matrix;
 - a training step is three forward passes (the usual count: each product has two in the backward pass). It is exact
   for layers with weights and too high for the Fourier transform, which has none: its backward pass is one transform.
 """

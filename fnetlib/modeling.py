@@ -25,7 +25,7 @@ from .config import FILTERS, FNetBertConfig
 from .mixers import MIXERS, Sequence
 from .mixers.filter import FilterMixer, plan_filter
 from .mixers.folded import FoldedPlan, folded_mix, plan_folded
-from .mixers.fourier import MATMUL_MAX_LENGTH, FourierMixer, hidden_dft, plan_fourier
+from .mixers.fourier import MATMUL_MAX_LENGTH, FourierMixer, hidden_dft, matrix_dtype, plan_fourier
 from .mixers.gated import GatedFilterMixer
 
 
@@ -108,10 +108,11 @@ class FNetBertEncoder(nn.Module):
                 config=config, inputs_embeds=hidden_states, attention_mask=attention_mask)
         if "fourier" in config.mixers:
             masked = real if config.padding == "mask" else None
+            device, dtype = hidden_states.device, matrix_dtype(hidden_states)
             if config.backend == "folded" and (masked is None or length <= MATMUL_MAX_LENGTH):
-                plan = plan_folded(length, width, masked, config.fourier_norm, hidden_states.device)
+                plan = plan_folded(length, width, masked, config.fourier_norm, device, dtype)
             else:
-                plan = plan_fourier(length, width, masked, config.fourier_norm, config.backend, hidden_states.device)
+                plan = plan_fourier(length, width, masked, config.fourier_norm, config.backend, device, dtype)
             fourier = (plan, (self.hidden_cos, self.hidden_sin))
         if set(FILTERS) & set(config.mixers):
             everything = torch.ones(hidden_states.shape[:2], dtype=torch.bool, device=hidden_states.device)

@@ -18,33 +18,36 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from .fourier import MATMUL_MAX_LENGTH
+from .fourier import MATMUL_MAX_LENGTH, matrix_dtype
 
 
 class FoldedPlan(NamedTuple):
     """The sequence axis' transform for one batch, m = n // 2 + 1 rows of it.
 
-    rows: `[batch or 1, 2m, seq]`, cosines over sines, scaled; None: by FFT. index, sign: `[batch, seq, 1]`, the row that
-    holds a token's sums and whether its sines count as they are (−1) or mirrored (+1); 0 for padding; None without a mask.
+    cos, sin: `[batch or 1, m, seq]`, scaled; None: by FFT. index, sign: `[batch, seq, 1]`, the row that holds a token's
+    sums and whether its sines count as they are (−1) or mirrored (+1); None without a mask. real: `[batch, seq, 1]`.
     scale: of the FFT.
     """
 
-    rows: torch.Tensor | None
+    cos: torch.Tensor | None = None
+    sin: torch.Tensor | None = None
     index: torch.Tensor | None = None
     sign: torch.Tensor | None = None
     real: torch.Tensor | None = None
     scale: float = 1.0
 
 
-def plan_folded(length: int, width: int, real: torch.Tensor | None, norm: str, device=None) -> FoldedPlan:
-    """Prepare one batch, shared by all layers. real: `[batch, seq]` bool, or None; norm: `backward` or `ortho`."""
+def plan_folded(length: int, width: int, real: torch.Tensor | None, norm: str, device=None,
+                dtype: torch.dtype = torch.float32) -> FoldedPlan:
+    """Prepare one batch, shared by all layers. real: `[batch, seq]` bool, or None; norm: `backward` or `ortho`; dtype: of the
+    matrices."""
     k = torch.arange(length // 2 + 1, device=device)
     if real is None:
         scale = (length * width) ** -0.5 if norm == "ortho" else 1.0
         if length > MATMUL_MAX_LENGTH:
-            return FoldedPlan(None, scale=scale)
+            return FoldedPlan(scale=scale)
         angle = (torch.outer(k, torch.arange(length, device=device)) % length).float() * (2 * math.pi / length)
-        return FoldedPlan(torch.cat([angle.cos(), angle.sin()])[None] * scale)
+        return FoldedPlan(*((matrix[None] * scale).to(dtype) for matrix in (angle.cos(), angle.sin())))
     lengths = real.sum(1).clamp(min=1)[:, None]  # [batch, 1]
     place = real.cumsum(1) - 1  # the k-th real token has index k wherever the padding is
     angle = (k[:, None] * place[:, None, :] % lengths[..., None]).float() * (2 * math.pi / lengths[..., None])
@@ -52,31 +55,34 @@ def plan_folded(length: int, width: int, real: torch.Tensor | None, norm: str, d
     if norm == "ortho":
         used = used * (lengths * width).float().rsqrt()[..., None]
     mirrored = place > lengths - place
-    return FoldedPlan(torch.cat([angle.cos() * used, angle.sin() * used], 1),
+    return FoldedPlan((angle.cos() * used).to(dtype), (angle.sin() * used).to(dtype),
                       torch.where(mirrored, lengths - place, place).clamp(min=0)[..., None],
                       torch.where(mirrored, 1.0, -1.0)[..., None], real[..., None])
 
 
 def folded_weights(weight: torch.Tensor, hidden_matrices: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """A and B, `[hidden, out]` each. weight: `[out, hidden]`, times the gain; hidden_matrices: half of C_d and S_d."""
-    cos, sin = (matrix.to(weight.dtype) for matrix in hidden_matrices)
-    half, rest = weight[:, : cos.shape[1]], weight[:, cos.shape[1]:].flip(1)
-    rest = F.pad(rest, (1, half.shape[1] - 1 - rest.shape[1]))  # column l beside column d − l
-    return cos @ (half + rest).T, sin @ (half - rest).T
+    dtype, width = matrix_dtype(weight), weight.shape[1]
+    cos, sin = (matrix.to(dtype) for matrix in hidden_matrices)
+    half, rest = weight[:, : width // 2 + 1], weight[:, width // 2 + 1:].flip(1)
+    half = F.pad(half, (0, cos.shape[1] - half.shape[1]))
+    rest = F.pad(rest, (1, cos.shape[1] - 1 - rest.shape[1]))  # column l beside column d − l
+    return cos @ (half + rest).to(dtype).T, sin @ (half - rest).to(dtype).T
 
 
 def folded_mix(x: torch.Tensor, plan: FoldedPlan, hidden_matrices: tuple[torch.Tensor, torch.Tensor],
                weight: torch.Tensor) -> torch.Tensor:
     """Re(FFT2) of `[batch, seq, hidden]` times `weight` transposed: `[batch, seq, out]`; padded positions are 0."""
-    length = x.shape[1]
+    length, dtype = x.shape[1], matrix_dtype(x)
     a, b = folded_weights(weight, hidden_matrices)
-    if plan.rows is None:
+    if plan.cos is None:
         with torch.autocast(x.device.type, enabled=False):
             spectrum = torch.fft.rfft(x.float(), dim=1)
-            cosines, sines = (spectrum.real * plan.scale).to(x.dtype), (spectrum.imag * -plan.scale).to(x.dtype)
+            cosines, sines = spectrum.real * plan.scale, spectrum.imag * -plan.scale
     else:
-        cosines, sines = (plan.rows.to(x.dtype) @ x).chunk(2, 1)
-    p, q = cosines @ a.to(x.dtype), sines @ b.to(x.dtype)
+        x = x.to(dtype)
+        cosines, sines = plan.cos.to(dtype) @ x, plan.sin.to(dtype) @ x
+    p, q = cosines.to(dtype) @ a.to(dtype), sines.to(dtype) @ b.to(dtype)
     if plan.index is None:
         return torch.cat([p - q, (p + q)[:, 1: (length + 1) // 2].flip(1)], 1)
     index = plan.index.expand(-1, -1, p.shape[-1])

@@ -17,6 +17,7 @@ import math
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from .base import Sequence
@@ -48,10 +49,17 @@ class FourierPlan(NamedTuple):
 
 
 def hidden_dft(width: int, device=None) -> tuple[torch.Tensor, torch.Tensor]:
-    """C_d and S_d for half of the hidden spectrum, each `[width, width // 2 + 1]`, float32, unscaled."""
-    j = torch.arange(width, device=device)
-    angle = (torch.outer(j, j[: width // 2 + 1]) % width).double() * (2 * math.pi / width)
-    return angle.cos().float(), angle.sin().float()
+    """C_d and S_d for half of the hidden spectrum, float32, unscaled: `[width, width // 2 + 1]` each, and columns of zeros up
+    to a multiple of 8. In half precision a GPU's fast kernels take no rows that start off 16 bytes (385 columns, say)."""
+    j, half = torch.arange(width, device=device), width // 2 + 1
+    angle = (torch.outer(j, j[:half]) % width).double() * (2 * math.pi / width)
+    return tuple(F.pad(matrix.float(), (0, -half % 8)) for matrix in (angle.cos(), angle.sin()))
+
+
+def matrix_dtype(x: torch.Tensor) -> torch.dtype:
+    """What a product with x is made in: a matrix that many products share is best made in it once."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
 def choose_backend(backend: str, length: int) -> str:
@@ -63,10 +71,12 @@ def choose_backend(backend: str, length: int) -> str:
 
 def plan_fourier(
     length: int, width: int, real: torch.Tensor | None, norm: str, backend: str, device=None,
+    dtype: torch.dtype = torch.float32,
 ) -> FourierPlan:
     """Prepare the sequence axis' transform of one batch, shared by all layers.
 
-    real: `[batch, seq]` bool, or None to transform the whole padded length. norm: `backward` or `ortho`.
+    real: `[batch, seq]` bool, or None to transform the whole padded length. norm: `backward` or `ortho`. dtype: of the
+    real matrices.
     """
     backend = choose_backend(backend, length)
     if real is None:
@@ -75,7 +85,7 @@ def plan_fourier(
             return FourierPlan(scale)
         j = torch.arange(length, device=device)
         angle = (torch.outer(j, j) % length).float() * (2 * math.pi / length)
-        return FourierPlan(scale, cos=(angle.cos() * scale)[None], sin=(angle.sin() * scale)[None])
+        return FourierPlan(scale, cos=(angle.cos() * scale)[None].to(dtype), sin=(angle.sin() * scale)[None].to(dtype))
 
     lengths = real.sum(1).clamp(min=1)[:, None]  # [batch, 1]
     scale = (lengths * width).float().rsqrt()[..., None] if norm == "ortho" else 1.0
@@ -85,7 +95,7 @@ def plan_fourier(
         product = (index[:, :, None] * index[:, None, :]) % lengths[..., None]
         angle = product.float() * (2 * math.pi / lengths[..., None])
         used = (real[:, :, None] & real[:, None, :]) * scale
-        return FourierPlan(scale, cos=angle.cos() * used, sin=angle.sin() * used)
+        return FourierPlan(scale, cos=(angle.cos() * used).to(dtype), sin=(angle.sin() * used).to(dtype))
 
     j = torch.arange(length, device=device)[None]
     half_turns = (j * j) % (2 * lengths)  # exact; j² alone would lose the phase in float32
@@ -110,10 +120,11 @@ def fourier_mix(hidden_states: torch.Tensor, plan: FourierPlan,
 
 
 def _by_matrices(x: torch.Tensor, plan: FourierPlan, hidden_cos: torch.Tensor, hidden_sin: torch.Tensor):
-    width = x.shape[-1]
-    p = plan.cos.to(x.dtype) @ (x @ hidden_cos.to(x.dtype))
-    q = plan.sin.to(x.dtype) @ (x @ hidden_sin.to(x.dtype))
-    return torch.cat([p - q, (p + q)[..., 1:(width + 1) // 2].flip(-1)], dim=-1)
+    width, dtype = x.shape[-1], matrix_dtype(x)
+    x = x.to(dtype)
+    p = plan.cos.to(dtype) @ (x @ hidden_cos.to(dtype))
+    q = plan.sin.to(dtype) @ (x @ hidden_sin.to(dtype))
+    return torch.cat([(p - q)[..., :width // 2 + 1], (p + q)[..., 1:(width + 1) // 2].flip(-1)], dim=-1)
 
 
 def _by_fft(x: torch.Tensor, plan: FourierPlan) -> torch.Tensor:
