@@ -25,7 +25,9 @@ from .config import FILTERS, FNetBertConfig
 from .mixers import MIXERS, Sequence
 from .mixers.filter import FilterMixer, plan_filter
 from .mixers.folded import FoldedPlan, folded_mix, plan_folded
-from .mixers.fourier import MATMUL_MAX_LENGTH, FourierMixer, hidden_dft, matrix_dtype, plan_fourier
+from .mixers.fourier import (
+    MATMUL_MAX_LENGTH, FourierMixer, hidden_dft, matrix_dtype, plan_fourier, takes_whole_spectrum, with_whole_spectrum,
+)
 from .mixers.gated import GatedFilterMixer
 
 
@@ -113,6 +115,8 @@ class FNetBertEncoder(nn.Module):
                 plan = plan_folded(length, width, masked, config.fourier_norm, device, dtype)
             else:
                 plan = plan_fourier(length, width, masked, config.fourier_norm, config.backend, device, dtype)
+                if plan.cos is not None and takes_whole_spectrum(hidden_states):
+                    plan = with_whole_spectrum(plan, (self.hidden_cos, self.hidden_sin))
             fourier = (plan, (self.hidden_cos, self.hidden_sin))
         if set(FILTERS) & set(config.mixers):
             everything = torch.ones(hidden_states.shape[:2], dtype=torch.bool, device=hidden_states.device)

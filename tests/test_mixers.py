@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 import fnetlib
 from fnetlib.mixers import MIXERS, Sequence
-from fnetlib.mixers.fourier import choose_backend, fourier_mix, hidden_dft, plan_fourier
+from fnetlib.mixers import fourier
+from fnetlib.mixers.fourier import choose_backend, fourier_mix, hidden_dft, plan_fourier, with_whole_spectrum
 
-BACKENDS = ("fft", "matmul")
+BACKENDS = ("fft", "matmul", "whole")  # whole: matmul without half of the spectrum
 NORMS = ("backward", "ortho")
 
 
@@ -20,7 +21,10 @@ def reference(x: torch.Tensor, norm: str) -> np.ndarray:
 
 def mix(x: torch.Tensor, norm: str, backend: str, real: torch.Tensor | None = None) -> torch.Tensor:
     length, width = x.shape[1:]
-    return fourier_mix(x, plan_fourier(length, width, real, norm, backend), hidden_dft(width))
+    plan = plan_fourier(length, width, real, norm, {"whole": "matmul"}.get(backend, backend), dtype=x.dtype)
+    if backend == "whole":
+        plan = with_whole_spectrum(plan, hidden_dft(width))
+    return fourier_mix(x, plan, hidden_dft(width))
 
 
 def relative_error(ours: torch.Tensor, theirs: np.ndarray) -> float:
@@ -101,6 +105,31 @@ def test_auto_takes_matrices_when_short_and_ffts_when_long():
     assert choose_backend("auto", 128) == "matmul"
     assert choose_backend("auto", 16384) == "fft"
     assert choose_backend("fft", 128) == "fft"
+
+
+def test_few_tokens_on_a_gpu_take_the_whole_spectrum(tiny_config, monkeypatch):
+    """Forced here, where there is no GPU: the model's states stay the same."""
+    assert not fourier.takes_whole_spectrum(torch.ones(1, 2, 4))
+    config = fnetlib.FNetBertConfig(**{**tiny_config.to_dict(), "mixers": ["fourier"] * 4, "padding": "mask"})
+    model, mask = fnetlib.FNetBertModel(config).eval(), torch.tensor([[1] * 9, [1] * 5 + [0] * 4])
+    with torch.no_grad():
+        half = model(torch.full_like(mask, 7), mask).last_hidden_state
+        monkeypatch.setattr("fnetlib.modeling.takes_whole_spectrum", lambda x: True)
+        assert model.encoder.sequence(torch.zeros(2, 9, config.hidden_size), mask).fourier[0].rows.shape == (2, 9, 18)
+        assert torch.allclose(model(torch.full_like(mask, 7), mask).last_hidden_state, half, atol=1e-5)
+
+
+def test_where_launches_decide_and_where_work_does():
+    class OnGpu:
+        is_cuda = True
+
+        def __init__(self, *shape):
+            self.shape = shape
+
+        def numel(self):
+            return int(np.prod(self.shape))
+
+    assert fourier.takes_whole_spectrum(OnGpu(16, 64, 384)) and not fourier.takes_whole_spectrum(OnGpu(64, 512, 768))
 
 
 @pytest.mark.parametrize("name", MIXERS)

@@ -8,7 +8,8 @@ that its output does not depend on how far it is padded; padded positions come o
 
 Two backends, same numbers: `fft` (torch.fft in float32; with a mask, Bluestein's chirp gives every example its own
 length in one batched transform, O(n log n)), and `matmul` (real DFT matrices in the tensor's own dtype: no complex
-numbers, so it runs in half precision and exports).
+numbers, so it runs in half precision and exports). Few tokens on a GPU take the whole spectrum in two products: there a
+product costs its launch, and half of the spectrum needs more of them.
 """
 
 from __future__ import annotations
@@ -25,12 +26,16 @@ from .base import Sequence
 # Up to this length the sequence axis' n x n matrices cost less than Bluestein's padded FFTs. A first choice from
 # the operation counts; the efficiency study measures it.
 MATMUL_MAX_LENGTH = 512
+# Up to so many multiplications that half of the spectrum would save, a GPU is done sooner with the whole of it.
+WHOLE_MAX_EXTRA = 1e9
 
 
 class FourierPlan(NamedTuple):
     """The sequence axis' transform for one batch. Real matrices, or Bluestein's chirp, or neither (plain FFT).
 
-    cos, sin: `[batch or 1, seq, seq]`, scaled (backend `matmul`).
+    cos, sin: `[batch or 1, seq, seq]`, scaled (backend `matmul`, half of the hidden spectrum).
+    rows: `[batch or 1, seq, 2 seq]`, cosine and −sine columns in turn, and columns: `[hidden, 2 hidden]`, cosines beside
+    sines (backend `matmul`, the whole of it).
     chirp: `[batch, seq]` complex, w_j = exp(−iπ j²/L); kernel: its circular convolution's transform `[batch, m]`.
     mirror: `[batch, seq]` index of −k mod L, for the mirrored half of the hidden spectrum.
     order, rank: `[batch, seq]` move real tokens to the front and back again.
@@ -40,6 +45,8 @@ class FourierPlan(NamedTuple):
     scale: torch.Tensor | float
     cos: torch.Tensor | None = None
     sin: torch.Tensor | None = None
+    rows: torch.Tensor | None = None
+    columns: torch.Tensor | None = None
     chirp: torch.Tensor | None = None
     kernel: torch.Tensor | None = None
     mirror: torch.Tensor | None = None
@@ -54,6 +61,25 @@ def hidden_dft(width: int, device=None) -> tuple[torch.Tensor, torch.Tensor]:
     j, half = torch.arange(width, device=device), width // 2 + 1
     angle = (torch.outer(j, j[:half]) % width).double() * (2 * math.pi / width)
     return tuple(F.pad(matrix.float(), (0, -half % 8)) for matrix in (angle.cos(), angle.sin()))
+
+
+def whole_hidden_dft(hidden_matrices: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """C_d beside S_d, `[width, 2 width]`, from half of each: column d − l is column l, of S_d its negative."""
+    width = hidden_matrices[0].shape[0]
+    half = [matrix[:, : width // 2 + 1] for matrix in hidden_matrices]
+    rest = [matrix[:, 1: (width + 1) // 2].flip(1) for matrix in hidden_matrices]
+    return torch.cat([half[0], rest[0], half[1], -rest[1]], 1)
+
+
+def with_whole_spectrum(plan: FourierPlan, hidden_matrices: tuple[torch.Tensor, torch.Tensor]) -> FourierPlan:
+    """A plan of real matrices for the whole hidden spectrum at once: [C_n, −S_n] times [X C_d; X S_d]."""
+    rows = torch.stack([plan.cos, -plan.sin], -1).flatten(2)
+    return FourierPlan(plan.scale, rows=rows, columns=whole_hidden_dft(hidden_matrices).to(rows.dtype))
+
+
+def takes_whole_spectrum(x: torch.Tensor) -> bool:
+    """Whether `[batch, seq, hidden]` is so small that the number of kernels decides."""
+    return x.is_cuda and x.numel() * (x.shape[1] + x.shape[2]) <= WHOLE_MAX_EXTRA
 
 
 def matrix_dtype(x: torch.Tensor) -> torch.dtype:
@@ -114,6 +140,9 @@ def plan_fourier(
 def fourier_mix(hidden_states: torch.Tensor, plan: FourierPlan,
                 hidden_matrices: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
     """Re(FFT2) of `[batch, seq, hidden]`, same shape and dtype."""
+    if plan.rows is not None:
+        x = hidden_states.to(plan.rows.dtype) @ plan.columns  # [batch, seq, 2 hidden]: a token's two rows follow each other
+        return plan.rows @ x.view(x.shape[0], -1, hidden_states.shape[2])
     if plan.cos is not None:
         return _by_matrices(hidden_states, plan, *hidden_matrices)
     return _by_fft(hidden_states, plan)
