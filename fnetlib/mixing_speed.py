@@ -1,0 +1,268 @@
+"""The mixing alone: what each way to compute it takes, beside what the memory and the matrix units allow.
+
+All ways are timed in rounds, like the models of `efficiency.py`, on one random tensor `[batch, n, width]` in the
+precision's dtype: forward, and forward with backward (`train`). Each measurement is several calls in a row, so that on a
+GPU launching one hides behind computing the one before. Beside them:
+
+- `copy`: the tensor is read and written twice, which a transform over two axes at least does: the memory's bound;
+- `product`: a large square matrix product, the matrix units' speed (Williams 2009, the roofline model's two ceilings);
+- `projection`: BERT's output projection. `folded` mixing is part of it and is shown as the time beyond it.
+
+With `padded`, sequences have n/2 to n tokens and a mask, and each gets its own length's transform.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from matplotlib.figure import Figure
+from tqdm.auto import tqdm
+
+from . import efficiency, flops
+from .efficiency import KINDS, Setting, rounds, spread
+from .mixers.folded import folded_mix, plan_folded
+from .mixers.fourier import MATMUL_MAX_LENGTH, choose_backend, fourier_mix, hidden_dft, plan_fourier, with_whole_spectrum
+from .params import EfficiencyParams, parse_shape
+from .plots import STYLE, _empty, _finish, _panels
+from .provenance import code, environment, now
+from .records import Record, RecordStore, make_run_id
+from .tables import Table, number
+
+CALLS = 5  # of one measurement
+SQUARE = 4096  # of the large product on a GPU; smaller on a CPU
+WAYS = ("fft", "matmul", "whole", "folded")
+BESIDE = ("copy", "projection", "product")
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+INK = {"fft": "#009E73", "matmul": "#0072B2", "whole": "#56B4E9", "folded": "#D55E00"}
+
+
+class Block(NamedTuple):
+    """What the ways are compared on."""
+
+    setting: Setting
+    width: int
+    padded: bool
+
+
+def padded_lengths(batch: int, n: int) -> torch.Tensor:
+    """True lengths of a padded batch, `[batch]`: evenly from n/2 to n, the last one n."""
+    return (n // 2 + torch.arange(1, batch + 1) * (n - n // 2) // batch).clamp(min=1)
+
+
+def real_tokens(batch: int, n: int, device: str) -> torch.Tensor:
+    """Mask of a padded batch, `[batch, n]` bool."""
+    return (torch.arange(n) < padded_lengths(batch, n)[:, None]).to(device)
+
+
+def function(way: str, block: Block, weight: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    """One way, as a function of `[batch, n, width]`. Plans are made here: a model makes one for all of its layers."""
+    s, width, dtype = block.setting, block.width, weight.dtype
+    if way == "copy":
+        return lambda x: x.clone().clone()
+    if way == "product":
+        square = torch.randn(SQUARE if s.device == "cuda" else width, SQUARE if s.device == "cuda" else width).to(weight)
+        return lambda x: square @ square
+    if way == "projection":
+        return lambda x: F.linear(x, weight)
+    real = real_tokens(s.batch, s.length, s.device) if block.padded else None
+    hidden = tuple(matrix.to(s.device) for matrix in hidden_dft(width))
+    if way == "folded":
+        plan = plan_folded(s.length, width, real, "ortho", s.device, dtype)
+        return lambda x: folded_mix(x, plan, hidden, weight)
+    backend = "matmul" if way == "whole" else way
+    plan = plan_fourier(s.length, width, real, "ortho", backend, s.device, dtype)
+    if way == "whole":
+        plan = with_whole_spectrum(plan, hidden)
+    return lambda x: fourier_mix(x, plan, hidden)
+
+
+class Way:
+    """A contender of `efficiency.rounds`."""
+
+    def __init__(self, name: str, block: Block, seed: int):
+        self.name, self.block, self.setting, self.seed = name, block, block.setting, seed
+        self.times: dict[str, list[float]] = {kind: [] for kind in KINDS}
+        self.drop()
+
+    def build(self) -> None:
+        s = self.setting
+        torch.manual_seed(self.seed)
+        dtype = DTYPES.get(s.precision, torch.float32)
+        weight = torch.randn(self.block.width, self.block.width, device=s.device, dtype=dtype) / self.block.width**0.5
+        made = function(self.name, self.block, weight.requires_grad_(self.name in ("projection", "folded")))
+        self.call = torch.compile(made, dynamic=False) if s.mode == "compiled" else made
+        self.x = torch.randn(s.batch, s.length, self.block.width, device=s.device, dtype=dtype, requires_grad=True)
+        self.gradient = torch.randn_like(self.x)
+        for kind in KINDS:
+            self.step(kind)
+
+    def prepare(self, kind: str) -> None:
+        pass
+
+    def step(self, kind: str) -> None:
+        for _ in range(CALLS):
+            if kind == "infer" or self.name == "product":
+                with torch.inference_mode():
+                    self.call(self.x)
+            else:
+                self.call(self.x).backward(self.gradient)
+
+    def drop(self, error: str | None = None) -> None:
+        self.error = error
+        self.call = self.x = self.gradient = None
+
+    def flops(self) -> float | None:
+        """Of one forward call."""
+        s, n, d = self.setting, self.setting.length, self.block.width
+        if self.name == "product":
+            return 2.0 * (SQUARE if s.device == "cuda" else d) ** 3
+        long_and_padded = self.block.padded and choose_backend("auto", n) == "fft"
+        counts = {"fft": flops.fourier_bluestein_flops if self.block.padded else flops.fourier_fft_flops,
+                  "matmul": flops.fourier_matmul_flops, "folded": flops.fourier_folded_flops,
+                  "whole": lambda n, d: 4.0 * n * d * d + 4.0 * n * n * d, "projection": lambda n, d: 2.0 * n * d * d}
+        return None if self.name not in counts or self.name == "folded" and long_and_padded else s.batch * counts[self.name](n, d)
+
+
+def ways(block: Block) -> list[str]:
+    """What is measured: long padded sequences are not folded, see `mixers/folded.py`."""
+    folds = not block.padded or block.setting.length <= MATMUL_MAX_LENGTH
+    return [way for way in (*BESIDE, *WAYS) if folds or way != "folded"]
+
+
+def measure(params: EfficiencyParams, store: RecordStore, clock: Callable[[], float] = time.perf_counter,
+            say: Callable[[str], None] = print) -> list[Record]:
+    """One record of stage `mixing` for each (length, precision, mode), full and padded; those that exist are kept.
+
+    A way that fails is said, and missing from the record. Raises ParameterError as `efficiency.measure` does.
+    """
+    device, width = efficiency.resolve_device(params), parse_shape(params.shape)[1]
+    name = environment(device, "fp32")["device_name"]
+    blocks = [Block(Setting(length, max(1, params.tokens // length), precision, mode, device), width, padded)
+              for length, precision, mode in params.blocks() for padded in (False, True)]
+    records = []
+    with efficiency._quiet_collector(), tqdm(blocks, unit="block", desc="mixing alone") as bar:
+        for block in bar:
+            bar.set_postfix_str(f"{block.setting.length} tokens, {block.setting.precision}, {block.setting.mode}")
+            identity = run_id(params, block, name)
+            record = None if params.force else store.get(identity)
+            if record is None:
+                record = _measure_block(params, block, name, clock, say)
+                store.write(record, force=params.force)
+            records.append(record)
+    return records
+
+
+def run_id(params: EfficiencyParams, block: Block, device_name: str) -> str:
+    return make_run_id("mixing", None, "fnet", params.seed, record_params(params, block, device_name))
+
+
+def record_params(params: EfficiencyParams, block: Block, device_name: str) -> dict[str, Any]:
+    s = block.setting
+    return {"width": block.width, "length": s.length, "batch": s.batch, "precision": s.precision, "mode": s.mode,
+            "padded": block.padded, "repeats": params.repeats, "warmup": params.warmup, "calls": CALLS, "device": device_name}
+
+
+def _measure_block(params: EfficiencyParams, block: Block, name: str, clock: Callable[[], float],
+                   say: Callable[[str], None]) -> Record:
+    s, started = block.setting, now()
+    contenders = [Way(way, block, params.seed) for way in ways(block)]
+    with efficiency._products(s.precision), efficiency._compiler(s.mode):
+        env = environment(s.device, s.precision, s.mode == "compiled")
+        for way in contenders:
+            efficiency._try(way, way.build, s.device)
+        for kind in KINDS:
+            rounds(contenders, kind, params.warmup, params.repeats, clock)
+    for way in contenders:
+        if way.error:
+            say(f"{way.name}, {s.length} tokens, {s.precision}, {s.mode}: {way.error}")
+    timing = {way.name: {"flops": way.flops(), **{kind: {**spread([t / CALLS for t in way.times[kind]], "_s"), "n": params.repeats}
+                                                  for kind in KINDS}} for way in contenders if way.error is None}
+    efficiency._free(s.device)
+    return Record(run_id=run_id(params, block, name), stage="mixing", model="fnet", seed=params.seed,
+                  status="finished" if timing else "failed", params=record_params(params, block, name), timing=timing,
+                  env=env, code=code(), started=started, ended=now(),
+                  error="; ".join(f"{way.name}: {way.error}" for way in contenders if way.error) or None)
+
+
+def frame(records: list[Record]) -> pd.DataFrame:
+    """One row a (block, way): seconds of a forward call and of one with backward, beyond the projection for `folded`;
+    times the memory's bound; whether it is the fastest of its block in training."""
+    rows = []
+    for r in records:
+        beside = {kind: (r.timing.get("projection", {}).get(kind) or {}).get("median_s") for kind in KINDS}
+        copy = {kind: (r.timing.get("copy", {}).get(kind) or {}).get("median_s") for kind in KINDS}
+        found = []
+        for way in (way for way in WAYS if way in r.timing):
+            seconds = {kind: r.timing[way][kind]["median_s"] - (beside[kind] or 0.0) * (way == "folded") for kind in KINDS}
+            found.append({**r.params, "on_gpu": r.env["device"].startswith("cuda"), "way": way, "flops": r.timing[way]["flops"],
+                          **{f"{kind}_s": seconds[kind] for kind in KINDS},
+                          **{f"{kind}_vs_copy": seconds[kind] / copy[kind] if copy[kind] else np.nan for kind in KINDS}})
+        fastest = min(found, key=lambda row: row["train_s"], default=None)
+        rows += [{**row, "fastest": row is fastest} for row in found]
+    return pd.DataFrame(rows)
+
+
+def table(records: list[Record]) -> Table:
+    """Time over the memory's bound by way and length; on a GPU the time too. The fastest in training is bold."""
+    data, sections = frame(records), {}
+    for (device, width, precision, mode, padded), group in (data.groupby(
+            ["device", "width", "precision", "mode", "padded"], sort=False) if len(data) else ()):
+        rows = {}
+        for r in group.itertuples():
+            cell = f"{number(r.train_vs_copy, 1)} ({number(r.infer_vs_copy, 1)})"
+            cell += f", {number(r.train_s * 1e3, 3)} ({number(r.infer_s * 1e3, 3)}) ms" * r.on_gpu
+            rows.setdefault(r.length, {"Length": r.length, "Batch": r.batch})[r.way] = f"**{cell}**" if r.fastest else cell
+        title = f"{device}: width {width}, {precision}, {mode}, {'n/2 to n tokens, masked' if padded else 'full length'}"
+        sections[title] = pd.DataFrame([rows[length] for length in sorted(rows)])
+    notes = ["Times over that of reading and writing the tensor twice: forward with backward, in brackets forward alone; medians. "
+             "*folded* is the time beyond the projection that it is part of. Bold: the fastest with backward."]
+    return Table("mixing", "The mixing alone", data, sections, notes if len(data) else ["Not measured here."])
+
+
+def roofline(records: list[Record]) -> Figure:
+    """FLOP/s of each way's forward pass by its FLOPs a byte of two passes over the tensor, below the two ceilings."""
+    title = "Roofline of the mixing, forward (number: sequence length)"
+    shown = [r for r in records if not r.params["padded"] and {"copy", "product"} <= set(r.timing)
+             and r.env["device"].startswith("cuda")]
+    if not shown:
+        return _empty(title, "needs a GPU")
+    groups: dict[tuple, list[Record]] = {}
+    for r in shown:
+        groups.setdefault((r.params["precision"], r.params["mode"]), []).append(r)
+    figure, axes = _panels(len(groups), 2, height=3.2)
+    for axis, ((precision, mode), found) in zip(axes, groups.items()):
+        size = 2 if precision in DTYPES else 4
+        moved = [4 * size * r.params["batch"] * r.params["length"] * r.params["width"] for r in found]
+        bandwidth = max(m / r.timing["copy"]["infer"]["median_s"] for m, r in zip(moved, found))
+        peak = max(r.timing["product"]["flops"] / r.timing["product"]["infer"]["median_s"] for r in found)
+        points = frame(found)
+        points["intensity"] = points["flops"] / np.array([4 * size * b * n * w for b, n, w in
+                                                          zip(points["batch"], points["length"], points["width"])])
+        ends = np.array([points["intensity"].min() / 2, points["intensity"].max() * 2])
+        grid = np.geomspace(*ends, 50)
+        axis.plot(grid, np.minimum(grid * bandwidth, peak) / 1e12, color="#444444", lw=1.4,
+                  label=f"{bandwidth / 1e12:.1f} TB/s copied, {peak / 1e12:.0f} TFLOP/s in products")
+        for way, part in points.groupby("way", sort=False):
+            axis.scatter(part["intensity"], part["flops"] / part["infer_s"] / 1e12, s=22, color=INK[way], label=way, zorder=3)
+            for r in part.itertuples():
+                axis.annotate(str(r.length), (r.intensity, r.flops / r.infer_s / 1e12), xytext=(3, 3), fontsize=6,
+                              textcoords="offset points")
+        axis.set(xscale="log", yscale="log", xlabel="FLOPs a byte", ylabel="TFLOP/s", title=f"{precision}, {mode}")
+        axis.legend(fontsize=7, loc="lower right")
+    return _finish(figure, title, handles=[])
+
+
+def sentences(records: list[Record]) -> str:
+    """Which way is fastest where, in words; Markdown."""
+    data, lines = frame(records), []
+    for (precision, mode, padded), group in data.groupby(["precision", "mode", "padded"], sort=False) if len(data) else ():
+        best = group[group["fastest"]].sort_values("length")
+        runs = [f"{r.length}: {r.way} ({r.train_vs_copy:.1f} times the memory's bound)" for r in best.itertuples()]
+        lines.append(f"- {precision}, {mode}, {'padded' if padded else 'full length'}: " + "; ".join(runs) + ".")
+    return "\n".join(["Fastest in training, by length:", "", *lines]) if lines else "The mixing alone was not measured."

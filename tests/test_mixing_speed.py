@@ -1,0 +1,87 @@
+"""The mixing alone: every way computes the same, and the tables show what the records hold."""
+
+import numpy as np
+import pytest
+import torch
+
+from fnetlib import mixing_speed
+from fnetlib.efficiency import Setting
+from fnetlib.mixing_speed import WAYS, Block, frame, function, padded_lengths, roofline, sentences, table, ways
+from fnetlib.params import EfficiencyParams
+from fnetlib.records import RecordStore
+
+TINY = {"shape": "1x64", "lengths": "8,600", "tokens": 16, "repeats": 3, "warmup": 1, "device": "cpu", "models": "fnet"}
+
+
+def block(length=9, padded=False, mode="eager"):
+    return Block(Setting(length, 3, "fp32", mode, "cpu"), 24, padded)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_every_way_computes_the_same(padded):
+    x, weight = torch.randn(3, 9, 24, generator=torch.Generator().manual_seed(0)), torch.eye(24)
+    wanted = np.zeros((3, 9, 24))
+    for i, n in enumerate(padded_lengths(3, 9) if padded else [9] * 3):
+        wanted[i, :n] = np.fft.fft2(x[i, :n].double().numpy(), norm="ortho").real
+    for way in WAYS:
+        assert np.allclose(function(way, block(padded=padded), weight)(x).numpy(), wanted, atol=1e-5), way
+    assert torch.equal(function("copy", block(), weight)(x), x)
+
+
+def test_padded_batches_have_lengths_from_half_to_all():
+    assert padded_lengths(4, 16).tolist() == [10, 12, 14, 16] and padded_lengths(1, 9).tolist() == [9]
+    assert padded_lengths(64, 512).min() > 256 and padded_lengths(3, 1).tolist() == [1, 1, 1]
+    assert mixing_speed.real_tokens(2, 4, "cpu").tolist() == [[True] * 3 + [False], [True] * 4]
+
+
+def test_long_padded_sequences_are_not_folded():
+    assert "folded" in ways(block(2000)) and "folded" in ways(block(512, padded=True))
+    assert "folded" not in ways(block(2000, padded=True)) and "fft" in ways(block(2000, padded=True))
+
+
+def test_records_are_kept_and_shown(tmp_path, monkeypatch):
+    store, params = RecordStore(tmp_path), EfficiencyParams.parse(TINY)
+    made = mixing_speed.measure(params, store)
+    assert [(r.params["length"], r.params["padded"]) for r in made] == [(8, False), (8, True), (600, False), (600, True)]
+    assert all(r.run_id == r.identity and r.status == "finished" and r.timing["fft"]["train"]["n"] == 3 for r in made)
+    assert set(made[0].timing) == {"copy", "projection", "product", *WAYS} and "folded" not in made[3].timing
+    monkeypatch.setattr(mixing_speed, "_measure_block", lambda *_: pytest.fail("measured again"))
+    assert mixing_speed.measure(params, store) == made == sorted(store.all("mixing"), key=lambda r: made.index(r))
+    shown = table(made).markdown()
+    assert shown.count("| 600 |") == 2 and "n/2 to n tokens, masked" in shown and " ms" not in shown
+    assert sentences(made).count("\n- ") == 2
+    assert sentences([]) == "The mixing alone was not measured." and "Not measured here" in table([]).markdown()
+    assert not roofline(made).axes[0].has_data()  # absolute times are a GPU's matter
+
+
+def on_gpu(record, **medians):
+    timing = {way: {"flops": record.timing[way]["flops"], **{kind: {"median_s": s, "q25_s": s, "q75_s": s, "n": 3}
+                                                             for kind in ("infer", "train")}} for way, s in medians.items()}
+    return record.model_copy(update={"timing": timing, "env": {**record.env, "device": "cuda"}})
+
+
+def test_folded_counts_beyond_the_projection_and_the_fastest_is_bold(tmp_path):
+    made, *_ = mixing_speed.measure(EfficiencyParams.parse({**TINY, "lengths": "8"}), RecordStore(tmp_path))
+    record = on_gpu(made, copy=1e-4, projection=3e-4, product=1e-3, fft=5e-4, matmul=3e-4, folded=5e-4)
+    rows = frame([record]).set_index("way")
+    assert rows.loc["folded", "train_s"] == pytest.approx(2e-4) and rows.loc["fft", "train_vs_copy"] == pytest.approx(5)
+    assert list(rows.index[rows["fastest"]]) == ["folded"]
+    assert "**2.0 (2.0), 0.200 (0.200) ms**" in table([record]).markdown()
+    assert "8: folded (2.0 times the memory's bound)" in sentences([record])
+    axis, = [a for a in roofline([record]).axes if a.has_data()]
+    ceiling = axis.get_lines()[0].get_ydata()
+    assert ceiling.max() <= record.timing["product"]["flops"] / 1e-3 / 1e12 * 1.001
+
+
+def test_a_way_that_fails_is_said_and_the_others_stay(tmp_path, monkeypatch):
+    whole, said = mixing_speed.function, []
+
+    def function(way, *rest):
+        if way == "fft":
+            raise RuntimeError("cuFFT error")
+        return whole(way, *rest)
+
+    monkeypatch.setattr(mixing_speed, "function", function)
+    record, *_ = mixing_speed.measure(EfficiencyParams.parse({**TINY, "lengths": "8"}), RecordStore(tmp_path), say=said.append)
+    assert "fft" not in record.timing and "matmul" in record.timing and record.error == "fft: RuntimeError: cuFFT error"
+    assert said[0] == "fft, 8 tokens, fp32, eager: RuntimeError: cuFFT error"
