@@ -4,12 +4,13 @@ The protocol. A block is one (length, precision, mode); its models are all built
 rounds: one step of each model a round, the first one rotating, so that whatever slows the machine down slows all of
 them. A step starts and ends with the device idle. Ratios are taken within a round and say how many times better ours
 is: `vs_bert` = t_bert / t_ours, `vs_bound` = t_bound / t_ours (the bound is the same model with the mixing removed:
-nothing can be faster, so at most 1 but for noise), and so on for the peers (`peers.py`) that are measured along. Median and quartiles, never the mean: one interruption must not
-decide. On a CPU only ratios mean anything elsewhere; absolute times are a measurement on a GPU.
+nothing can be faster, so at most 1 but for noise), and so on for the peers (`peers.py`) that are measured
+along. Median and quartiles, never the mean: one interruption must not decide. On a CPU only ratios mean anything elsewhere; absolute times are a measurement on a GPU.
 
 A training step is forward, backward and AdamW's step; inference is a forward pass in evaluation mode. There is no
 padding and no attention mask, so that attention may take its fused kernel; which one ran is in the record's
-`env.attention_kernels`. Peak memory counts what is allocated above what there was before the model was built.
+`env.attention_kernels`. A model named `…:padded` gets sequences of n/2 to n tokens with their mask instead: its ratios are
+to the padded references, and `vs_unpadded` to itself without padding. Peak memory counts what is allocated above what there was before the model was built.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from transformers import BertConfig, PreTrainedConfig
 from . import flops
 from .config import FNetBertConfig, student_config
 from .modeling import FNetBertForSequenceClassification
-from .params import PRECISIONS, EfficiencyParams, ParameterError, parse_shape
+from .params import PADDED, PRECISIONS, EfficiencyParams, ParameterError, parse_shape
 from .peers import PEERS, peer_config, peer_model
 from .provenance import code, environment, find_root, now
 from .records import Flops, Parameters, Record, RecordStore, make_run_id
@@ -111,6 +112,7 @@ def shape_config(shape: str, length: int = 512) -> BertConfig:
 
 def model_config(params: EfficiencyParams, model: str, length: int) -> FNetBertConfig | PreTrainedConfig:
     """Of a recipe or of a peer."""
+    model = model.removesuffix(PADDED)
     if model in PEERS:
         return peer_config(model, shape_config(params.shape, length), length)
     return student_config(shape_config(params.shape, length), model, backend=params.backend)
@@ -127,11 +129,18 @@ def run_id(params: EfficiencyParams, model: str, setting: Setting, device_name: 
     return make_run_id("efficiency", None, model, params.seed, record_params(params, setting, device_name))
 
 
+def real_tokens(batch: int, n: int) -> torch.Tensor:
+    """Mask of a padded batch, `[batch, n]` bool: true lengths evenly from n/2 to n, the last one n."""
+    lengths = (n // 2 + torch.arange(1, batch + 1) * (n - n // 2) // batch).clamp(min=1)
+    return torch.arange(n) < lengths[:, None]
+
+
 class Contender:
     """One model of a block: its two steps, what they took, and the error that stopped it."""
 
     def __init__(self, name: str, config: PreTrainedConfig, setting: Setting, seed: int):
         self.name, self.config, self.setting, self.seed = name, config, setting, seed
+        self.base, self.padded = name.removesuffix(PADDED), name.endswith(PADDED)
         self.times: dict[str, list[float]] = {kind: [] for kind in KINDS}
         self.peaks: dict[str, int | None] = {kind: None for kind in KINDS}
         self.kernels: dict[str, list[str]] = {}
@@ -142,13 +151,15 @@ class Contender:
         """Random weights, random token ids: `[batch, length]`."""
         s = self.setting
         torch.manual_seed(self.seed)
-        self.model = (peer_model(self.config) if self.name in PEERS else FNetBertForSequenceClassification(self.config)).to(s.device)
+        self.model = (peer_model(self.config) if self.base in PEERS else FNetBertForSequenceClassification(self.config)).to(s.device)
         self.parameters = self.model.num_parameters()
         self.call = torch.compile(self.model, dynamic=False) if s.mode == "compiled" else self.model
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5, fused=True)
         self.scaler = torch.amp.GradScaler(s.device, enabled=s.precision == "fp16")
         self.batch = {"input_ids": torch.randint(0, self.config.vocab_size, (s.batch, s.length)).to(s.device),
                       "labels": torch.randint(0, 2, (s.batch,)).to(s.device)}
+        if self.padded:
+            self.batch["attention_mask"] = real_tokens(s.batch, s.length).long().to(s.device)
 
     def prepare(self, kind: str) -> None:
         self.model.train(kind == "train")
@@ -157,7 +168,7 @@ class Contender:
         """One training step, or one forward pass."""
         if kind == "infer":
             with torch.inference_mode(), _autocast(self.setting):
-                self.call(input_ids=self.batch["input_ids"])
+                self.call(**{name: values for name, values in self.batch.items() if name != "labels"})
             return
         with _autocast(self.setting):
             loss = self.call(**self.batch).loss
@@ -328,8 +339,9 @@ def timing(ours: Contender, contenders: list[Contender]) -> dict[str, Any]:
     found: dict[str, Any] = {
         kind: {**spread(ours.times[kind], "_s"), "n": len(ours.times[kind])} for kind in ("train", "infer")}
     for reference in contenders:
-        if reference.name in REFERENCES and reference.error is None:
-            found[f"vs_{reference.name}"] = {
+        padding = reference.base == ours.base and ours.padded and not reference.padded
+        if (padding or reference.base in REFERENCES and reference.padded == ours.padded) and reference.error is None:
+            found["vs_unpadded" if padding else f"vs_{reference.base}"] = {
                 kind: spread([theirs / own for theirs, own in zip(reference.times[kind], ours.times[kind], strict=True)])
                 for kind in ("train", "infer")}
     found["steps_per_s"] = {kind: 1 / seconds for kind, seconds in medians.items()}
@@ -341,7 +353,7 @@ def timing(ours: Contender, contenders: list[Contender]) -> dict[str, Any]:
 def _record(params: EfficiencyParams, setting: Setting, device_name: str, ours: Contender,
             contenders: list[Contender], env: dict[str, Any], started: str) -> Record:
     finished = ours.error is None
-    peer = ours.name in PEERS
+    peer = ours.base in PEERS
     total = ours.parameters if peer else sum(flops.parameters(ours.config).values())
     return Record(
         run_id=run_id(params, ours.name, setting, device_name), stage="efficiency", model=ours.name, seed=params.seed,
@@ -349,7 +361,7 @@ def _record(params: EfficiencyParams, setting: Setting, device_name: str, ours: 
         params=record_params(params, setting, device_name),
         timing=timing(ours, contenders) if finished else {},
         memory={f"{kind}_peak_bytes": ours.peaks[kind] for kind in ("train", "infer")} if finished else {},
-        flops=None if peer else Flops(value=sum(flops.flops(ours.config, setting.batch, setting.length).values()),
+        flops=None if peer else Flops(value=sum(flops.flops(ours.config, setting.batch, setting.length, ours.padded).values()),
                                       method="analytic"),
         parameters=Parameters(total=total, trainable=total) if total else None,
         env={**env, "attention_kernels": ours.kernels}, code=code(), started=started, ended=now(),

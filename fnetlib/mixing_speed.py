@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
 from . import efficiency, flops
-from .efficiency import KINDS, Setting, rounds, spread
+from .efficiency import KINDS, Setting, real_tokens, rounds, spread
 from .mixers.folded import folded_mix, plan_folded
 from .mixers.fourier import MATMUL_MAX_LENGTH, choose_backend, fourier_mix, hidden_dft, plan_fourier, with_whole_spectrum
 from .params import EfficiencyParams, parse_shape
@@ -50,16 +50,6 @@ class Block(NamedTuple):
     padded: bool
 
 
-def padded_lengths(batch: int, n: int) -> torch.Tensor:
-    """True lengths of a padded batch, `[batch]`: evenly from n/2 to n, the last one n."""
-    return (n // 2 + torch.arange(1, batch + 1) * (n - n // 2) // batch).clamp(min=1)
-
-
-def real_tokens(batch: int, n: int, device: str) -> torch.Tensor:
-    """Mask of a padded batch, `[batch, n]` bool."""
-    return (torch.arange(n) < padded_lengths(batch, n)[:, None]).to(device)
-
-
 def function(way: str, block: Block, weight: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
     """One way, as a function of `[batch, n, width]`. Plans are made here: a model makes one for all of its layers."""
     s, width, dtype = block.setting, block.width, weight.dtype
@@ -70,7 +60,7 @@ def function(way: str, block: Block, weight: torch.Tensor) -> Callable[[torch.Te
         return lambda x: square @ square
     if way == "projection":
         return lambda x: F.linear(x, weight)
-    real = real_tokens(s.batch, s.length, s.device) if block.padded else None
+    real = real_tokens(s.batch, s.length).to(s.device) if block.padded else None
     hidden = tuple(matrix.to(s.device) for matrix in hidden_dft(width))
     if way == "folded":
         plan = plan_folded(s.length, width, real, "ortho", s.device, dtype)

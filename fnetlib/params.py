@@ -21,6 +21,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")  # of the efficiency study; tf32 is fp32 with TF32 matrix products
 MODES = ("eager", "compiled")
 SHAPES = {"bert-base": (12, 768, 12), "minilm": (6, 384, 12), "tiny": (2, 64, 1)}  # layers, width, heads
+PADDED = ":padded"  # of a model in the efficiency study: sequences of n/2 to n tokens, with a mask
 PEER_NAMES = ("bert-eager", "hf-fnet", "modernbert", "longformer", "bigbird", "nystromformer")  # of the efficiency study
 STUDY_MODELS = ["bert", "fnet-naive", "fnet-paper", "fnet", "hybrid-2"]  # what `model=all` means
 
@@ -346,7 +347,8 @@ class EfficiencyParams(Params):
     """04_efficiency: time, memory and FLOPs of the recipes side by side, on random weights and random tokens."""
 
     results: str = Field("auto", description="folder for records; auto means results/local-efficiency")
-    models: str = Field("bert,fnet-naive,fnet,hybrid-2,bound", description="recipes, comma list or all")
+    models: str = Field("bert,fnet-naive,fnet,hybrid-2,bound",
+                        description="recipes and peers, comma list or all; fnet:padded is fnet on n/2 to n tokens with a mask")
     shape: str = Field("bert-base", description="bert-base (12x768), minilm (6x384), tiny (2x64) or layers x width, "
                                                 "e.g. 4x256")
     lengths: CommaList = Field("128,512", description="sequence lengths, comma list")
@@ -364,8 +366,9 @@ class EfficiencyParams(Params):
     @classmethod
     def _models(cls, value: str) -> str:
         asked = [name.strip() for name in value.split(",") if name.strip()]
+        plain = [name.removesuffix(PADDED) for name in asked]
         try:
-            recipes = model_names(",".join(name for name in asked if name not in PEER_NAMES) or ("bert" if asked else ""))
+            recipes = model_names(",".join(name for name in plain if name not in PEER_NAMES) or ("bert" if asked else ""))
         except ValueError as error:
             raise ValueError(f"{str(error).replace('model:', 'models:', 1)}; or a peer: {', '.join(PEER_NAMES)}") from None
         if asked == ["all"]:
@@ -398,7 +401,7 @@ class EfficiencyParams(Params):
 
     @model_validator(mode="after")
     def _models_fit_the_shape(self):
-        for name in self.all_models:
+        for name in (name.removesuffix(PADDED) for name in self.all_models):
             try:
                 choices = {} if name in PEER_NAMES else recipe(name, parse_shape(self.shape)[0])
             except ValueError as error:

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from . import published
-from .params import PEER_NAMES
+from .params import PADDED, PEER_NAMES
 from .records import Record, label
 from .results import GROUP, SOLO, Results, footnotes, metric_title, model_key, notes_of, tagged, task_title
 from .tables import NONE, Table, average, eval_loss, heading, mean_sd, number, train_loss
@@ -19,10 +19,10 @@ KINDS = ("train", "infer")  # a training step; a forward pass
 
 def speed_frame(records: list[Record]) -> pd.DataFrame:
     """One row a measurement; ratios say how many times better ours is, memory and FLOPs are ours over BERT's."""
-    same = [*SETTING, "length", "batch"]
+    same = [*SETTING, "length", "batch", "padded"]
     frame = pd.DataFrame([_measurement(r) for r in sorted(records, key=lambda r: r.ended)], columns=_COLUMNS)
     frame = frame.drop_duplicates([*same, "model"], keep="last")  # measured again with other repeats: the newest counts
-    bert = frame[frame.model == "bert"].set_index(same)[_COUNTS]
+    bert = frame[frame.model.isin(["bert", f"bert{PADDED}"])].set_index(same)[_COUNTS]
     joined = frame.join(bert, on=same, rsuffix="_bert")
     for name in _COUNTS:
         frame[f"{name}_vs_bert"] = joined[name].astype(float) / joined[f"{name}_bert"].astype(float)
@@ -32,16 +32,17 @@ def speed_frame(records: list[Record]) -> pd.DataFrame:
 
 
 _COUNTS = ["train_peak_bytes", "infer_peak_bytes", "flops"]
-_SPREADS = [f"{kind}_{against}{part}" for kind in KINDS for against in ("vs_bert", "vs_bound")
+_AGAINST = ("vs_bert", "vs_bound", "vs_unpadded")
+_SPREADS = [f"{kind}_{against}{part}" for kind in KINDS for against in _AGAINST
             for part in ("", "_q25", "_q75")]
 _TIMES = [f"{kind}_{part}" for kind in KINDS for part in ("s", "s_q25", "s_q75", "n")]
-_COLUMNS = ["run_id", "status", "error", "model", *SETTING, "device", "length", "batch", *_TIMES, *_SPREADS, *_COUNTS]
+_COLUMNS = ["run_id", "status", "error", "model", *SETTING, "device", "length", "batch", "padded", *_TIMES, *_SPREADS, *_COUNTS]
 
 
 def _measurement(record: Record) -> dict[str, Any]:
     timing, params = record.timing, record.params
     row = {
-        "run_id": record.run_id, "status": record.status, "error": record.error, "model": record.model,
+        "padded": str(record.model).endswith(PADDED), "run_id": record.run_id, "status": record.status, "error": record.error, "model": record.model,
         "device": record.env.get("device"), "device_name": record.env.get("device_name"),
         **{name: params.get(name) for name in (*SETTING[1:], "length", "batch")},
         **{name: record.memory.get(name) for name in _COUNTS[:2]},
@@ -51,7 +52,7 @@ def _measurement(record: Record) -> dict[str, Any]:
         time = timing.get(kind) or {}
         row |= {f"{kind}_s": time.get("median_s"), f"{kind}_s_q25": time.get("q25_s"),
                 f"{kind}_s_q75": time.get("q75_s"), f"{kind}_n": time.get("n")}
-        for against in ("vs_bert", "vs_bound"):
+        for against in _AGAINST:
             ratio = (timing.get(against) or {}).get(kind) or {}
             row |= {f"{kind}_{against}": ratio.get("median"), f"{kind}_{against}_q25": ratio.get("q25"),
                     f"{kind}_{against}_q75": ratio.get("q75")}
@@ -68,6 +69,8 @@ def speed(results: Results) -> Table:
              "faster) and as the bound, the same model with the mixing removed (at most 1.00 but for noise): median "
              "[quartiles] of ratios within interleaved rounds; n rounds. Memory and FLOPs are "
              "ours over BERT's (less is better). Inputs are random tokens."]
+    if data.padded.any():
+        notes.append(f"`{PADDED}`: sequences of n/2 to n tokens with their mask, beside BERT and the bound on the same.")
     if data.empty:
         notes = ["No efficiency records here: `04_efficiency` makes them."]
     elif not data.device.astype(str).str.startswith("cuda").all():
@@ -85,7 +88,7 @@ def fastest(records: list[Record]) -> pd.DataFrame:
     fastest mode. BERT-base shape; bf16 on a GPU, fp32 on a CPU; ratios are of medians, since modes are different rounds.
     """
     data = speed_frame(records)
-    data = data[(data["shape"] == "bert-base") & (data["status"] == "finished")]
+    data = data[(data["shape"] == "bert-base") & (data["status"] == "finished") & ~data["padded"].astype(bool)]
     data = data.assign(where=["gpu" if str(device).startswith("cuda") else "cpu" for device in data["device"]])
     rows = []
     for (where, name, length, tokens), group in data.groupby(["where", "device_name", "length", "tokens"], sort=False):

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from fnetlib import mixing_speed
-from fnetlib.efficiency import Setting
-from fnetlib.mixing_speed import WAYS, Block, frame, function, padded_lengths, roofline, sentences, table, ways
+from fnetlib.efficiency import Setting, real_tokens
+from fnetlib.mixing_speed import WAYS, Block, frame, function, roofline, sentences, table, ways
 from fnetlib.params import EfficiencyParams
 from fnetlib.records import RecordStore
 
@@ -21,17 +21,11 @@ def block(length=9, padded=False, mode="eager"):
 def test_every_way_computes_the_same(padded):
     x, weight = torch.randn(3, 9, 24, generator=torch.Generator().manual_seed(0)), torch.eye(24)
     wanted = np.zeros((3, 9, 24))
-    for i, n in enumerate(padded_lengths(3, 9) if padded else [9] * 3):
+    for i, n in enumerate(real_tokens(3, 9).sum(1).tolist() if padded else [9] * 3):
         wanted[i, :n] = np.fft.fft2(x[i, :n].double().numpy(), norm="ortho").real
     for way in WAYS:
         assert np.allclose(function(way, block(padded=padded), weight)(x).numpy(), wanted, atol=1e-5), way
     assert torch.equal(function("copy", block(), weight)(x), x)
-
-
-def test_padded_batches_have_lengths_from_half_to_all():
-    assert padded_lengths(4, 16).tolist() == [10, 12, 14, 16] and padded_lengths(1, 9).tolist() == [9]
-    assert padded_lengths(64, 512).min() > 256 and padded_lengths(3, 1).tolist() == [1, 1, 1]
-    assert mixing_speed.real_tokens(2, 4, "cpu").tolist() == [[True] * 3 + [False], [True] * 4]
 
 
 def test_long_padded_sequences_are_not_folded():

@@ -1,0 +1,86 @@
+"""How time and memory grow with the sequence, where a model overtakes BERT, and what padding costs: from the records of
+04_efficiency alone."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+
+from .params import PADDED
+from .records import Record
+from .results import model_key
+from .tables import NONE, Table, number
+from .tables_speed import KINDS, SETTING, _spread, setting_title, speed_frame
+
+FROM = 512  # tokens; below, what does not depend on the length rules
+FEWEST = 3  # lengths for an exponent
+
+
+def exponent(lengths: list[float], values: list[float]) -> float | None:
+    """e of values ~ lengths^e: the slope of a least-squares line through the logarithms; None below FEWEST points."""
+    if len(lengths) < FEWEST:
+        return None
+    return float(np.polyfit(np.log(np.asarray(lengths, float)), np.log(np.asarray(values, float)), 1)[0])
+
+
+def crossover(lengths: list[int], ratios: list[float]) -> str:
+    """The length from which ratios stay above 1, interpolated on logarithms; words where there is none."""
+    if not lengths:
+        return NONE
+    below = [i for i, ratio in enumerate(ratios) if ratio <= 1]
+    if not below:
+        return f"all from {lengths[0]}"
+    last = below[-1]
+    if last == len(lengths) - 1:
+        return f"none up to {lengths[-1]}"
+    (x0, x1), (y0, y1) = np.log(lengths[last:last + 2]), np.log(ratios[last:last + 2])
+    return f"{math.exp(x0 - y0 * (x1 - x0) / (y1 - y0)):.0f}"
+
+
+def scaling(records: list[Record]) -> Table:
+    """Fitted exponents of a sequence's time and memory in its length, and the length from which a model is faster than BERT.
+
+    Each length was measured with the same number of tokens a step; time and memory of a sequence are the step's over its
+    batch.
+    """
+    frame, rows = speed_frame(records), []
+    frame = frame[frame["status"] == "finished"] if len(frame) else frame
+    for key, group in frame.groupby([*SETTING, "model"], sort=False, dropna=False) if len(frame) else ():
+        group = group.sort_values("length")
+        long = group[group["length"] >= FROM]
+        row = {**dict(zip([*SETTING, "model"], key)), "lengths": ", ".join(map(str, group["length"]))}
+        for kind in KINDS:
+            ratios = group.dropna(subset=f"{kind}_vs_bert")
+            memory = long.dropna(subset=f"{kind}_peak_bytes")
+            row |= {f"{kind}_exponent": exponent(list(long["length"]), list(long[f"{kind}_s"].astype(float) / long["batch"])),
+                    f"{kind}_memory_exponent": exponent(list(memory["length"]), list(memory[f"{kind}_peak_bytes"].astype(float)
+                                                                                     / memory["batch"])),
+                    f"{kind}_faster_from": crossover(list(ratios["length"]), list(ratios[f"{kind}_vs_bert"].astype(float)))}
+        rows.append(row)
+    data, sections = pd.DataFrame(rows), {}
+    for key, group in data.groupby(SETTING, sort=False, dropna=False) if len(data) else ():
+        shown = sorted(group.itertuples(), key=lambda r: model_key(r.model))
+        sections[setting_title(key)] = pd.DataFrame([{
+            "Model": r.model, "Lengths": r.lengths,
+            **{f"{kind} time": number(getattr(r, f"{kind}_exponent"), 2) for kind in KINDS},
+            **{f"{kind} memory": number(getattr(r, f"{kind}_memory_exponent"), 2) for kind in KINDS},
+            **{f"{kind} faster than BERT from": NONE if r.model.removesuffix(PADDED) == "bert" else
+               getattr(r, f"{kind}_faster_from") for kind in KINDS}} for r in shown])
+    notes = [f"Exponents e of n^e, of a sequence's time and peak memory, fitted to the lengths from {FROM} tokens ({FEWEST} at least): "
+             "1 is linear, 2 quadratic. *faster from*: interpolated between measured lengths."]
+    return Table("scaling", "Growth with the sequence's length", data, sections, notes if len(data) else ["Not measured here."])
+
+
+def padding(records: list[Record]) -> Table:
+    """Speed on padded batches as a share of the same model's without padding."""
+    frame = speed_frame(records)
+    data = frame.dropna(subset="train_vs_unpadded") if len(frame) else frame
+    sections = {setting_title(key): pd.DataFrame([
+        {"Model": r.model, "Length": r.length, **{f"{kind} × unpadded": _spread(r, f"{kind}_vs_unpadded") for kind in KINDS}}
+        for r in group.itertuples()]) for key, group in (data.groupby(SETTING, sort=False, dropna=False) if len(data) else ())}
+    notes = ["Sequences of n/2 to n tokens with their mask, against as many full-length sequences without one: the time without "
+             "over the time with (1: padding costs nothing). The tokens computed on are the same; what differs is the mask's work."]
+    return Table("padded-speed", "What a mask costs", data, sections,
+                 notes if len(data) else [f"No model was measured both ways: add e.g. fnet{PADDED} to the models."])

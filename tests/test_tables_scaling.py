@@ -1,0 +1,74 @@
+"""Exponents, crossovers and the cost of a mask, from made-up records and a measured block."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from factories import efficiency_record
+from fnetlib import efficiency
+from fnetlib.params import EfficiencyParams, ParameterError
+from fnetlib.records import RecordStore
+from fnetlib.tables_scaling import crossover, exponent, padding, scaling
+from fnetlib.tables_speed import entries, speed_frame
+
+
+@given(e=st.floats(-1, 3), factor=st.floats(1e-3, 1e3))
+def test_a_power_law_gives_its_exponent(e, factor):
+    assert exponent([512, 1024, 2048, 8192], [factor * n**e for n in (512, 1024, 2048, 8192)]) == pytest.approx(e, abs=1e-6)
+    assert exponent([512, 1024], [1, 2]) is None
+
+
+def test_where_a_model_overtakes():
+    assert crossover([128, 512, 2048], [0.5, 2.0, 3.0]) == "256"  # half way between the logarithms
+    assert crossover([128, 512], [1.1, 1.2]) == "all from 128" and crossover([128, 512], [0.5, 0.9]) == "none up to 512"
+    assert crossover([128, 512, 2048], [1.5, 0.5, 2.0]) == "1024" and crossover([], []) == "–"
+
+
+def test_the_table_of_made_up_records():
+    def record(model, n):
+        made = efficiency_record(model, n, gpu=True)
+        seconds = {"bert": 1e-6 * n + 1e-9 * n * n, "fnet": 1.5e-6 * n}[model]
+        part = {"median_s": seconds * made.params["batch"], "q25_s": 1, "q75_s": 1, "n": 3}
+        against = {"median": (1e-6 * n + 1e-9 * n * n) / seconds, "q25": 1, "q75": 1}
+        timing = {**made.timing, "train": part, "infer": part, "vs_bert": {"train": against, "infer": against}}
+        return made.model_copy(update={"timing": timing})
+
+    made = scaling([record(model, n) for model in ("bert", "fnet") for n in (128, 512, 2048, 8192)])
+    rows = made.data.set_index("model")
+    assert rows.loc["fnet", "train_exponent"] == pytest.approx(1) and 1.5 < rows.loc["bert", "train_exponent"] < 2
+    assert 400 < float(rows.loc["fnet", "train_faster_from"]) < 600  # 500 by the formulas
+    section, = made.sections.values()
+    assert list(section["Model"]) == ["bert", "fnet"] and section["train faster than BERT from"][0] == "–"
+    assert "Not measured here." in scaling([]).markdown()
+
+
+def test_a_padded_model_is_measured_beside_itself(tmp_path, monkeypatch):
+    whole = efficiency.shape_config
+
+    def small(*shape):
+        config = whole(*shape)
+        config.vocab_size = 200
+        return config
+
+    monkeypatch.setattr(efficiency, "shape_config", small)
+    params = EfficiencyParams.parse({"shape": "1x64", "lengths": "8", "tokens": 16, "repeats": 3, "warmup": 1, "device": "cpu",
+                                     "models": "bert,fnet,bound,bert:padded,fnet:padded,modernbert:padded"})
+    made = {r.model: r for r in efficiency.measure(params, RecordStore(tmp_path))}
+    assert all(r.status == "finished" for name, r in made.items() if "modern" not in name), [r.error for r in made.values()]
+    ours = made["fnet:padded"]
+    assert {"vs_bert", "vs_unpadded"} <= set(ours.timing) and "vs_bound" not in ours.timing  # the bound was not padded
+    assert "vs_unpadded" not in made["fnet"].timing and made["fnet"].timing["vs_bert"] != ours.timing["vs_bert"]
+    frame = speed_frame(list(made.values())).set_index("model")
+    assert frame.loc["bert:padded", "train_vs_bert"] == 1 and frame.loc["fnet:padded", "flops_vs_bert"] < 1
+    shown = padding(list(made.values()))
+    assert list(shown.data["model"])[:2] == ["bert:padded", "fnet:padded"] and "× unpadded" in shown.markdown()
+    assert "fnet:padded to the models" in padding([made["fnet"]]).markdown()
+    assert entries(type("R", (), {"efficiency": list(made.values())})) == {}  # the summary is of bert-base's shape
+    with pytest.raises(ParameterError, match="models: 'fnot' is not one of"):
+        EfficiencyParams.parse({"models": "fnot:padded"})
+
+
+def test_a_padded_batch_masks_half_at_most():
+    assert efficiency.real_tokens(4, 16).sum(1).tolist() == [10, 12, 14, 16]
+    assert efficiency.real_tokens(1, 9).sum(1).tolist() == [9] and efficiency.real_tokens(3, 1).sum(1).tolist() == [1, 1, 1]
+    assert efficiency.real_tokens(64, 512).sum(1).min() > 256
