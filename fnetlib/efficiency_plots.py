@@ -12,9 +12,11 @@ from matplotlib.ticker import LogLocator
 from torch import nn
 from transformers import BertConfig
 
-from . import flops
-from .efficiency import model_config
-from .params import EfficiencyParams
+from . import flops, published
+from .config import student_config
+from .efficiency import model_config, shape_config
+from .params import PADDED, EfficiencyParams
+from .peers import PEERS
 from .plots import _empty, _finish, _length_axis, _panels, colour
 from .records import Record
 from .results import model_key
@@ -129,7 +131,7 @@ def _where(data: pd.DataFrame) -> str:
 def flops_breakdown(params: EfficiencyParams) -> Figure:
     """FLOPs a token of a forward pass by part, one bar a model, one panel a length."""
     lengths = sorted({length for length, *_ in params.blocks()})
-    models = sorted(params.all_models, key=model_key)
+    models = sorted((name for name in params.all_models if name not in PEERS and not name.endswith(PADDED)), key=model_key)
     figure, axes = _panels(len(lengths), min(3, len(lengths)), height=0.32 * len(models) + 0.9, sharey=True)
     shown = [part for part in flops.PARTS if part in ("mixing", "projection", "feed-forward")]
     for axis, length in zip(axes, lengths):
@@ -146,6 +148,32 @@ def flops_breakdown(params: EfficiencyParams) -> Figure:
     axes[0].invert_yaxis()  # the axis is shared
     handles, _ = axes[0].get_legend_handles_labels()
     return _finish(figure, f"FLOPs of a forward pass by part (counted from the shape, {params.shape})", handles=handles)
+
+
+def trainer_count(params: EfficiencyParams) -> pd.DataFrame:
+    """A training step's FLOPs as a share of BERT's: as transformers' Trainer counts them, and by our formulas at each length."""
+    lengths = sorted({length for length, *_ in params.blocks()})
+    rows = {}
+    for model in [name for name in params.all_models if name not in PEERS and not name.endswith(PADDED)]:
+        ours, bert = model_config(params, model, lengths[-1]), model_config(params, "bert", lengths[-1])
+        shares = {"Trainer's total_flos": flops.trainer_flos(ours, 1) / flops.trainer_flos(bert, 1)}
+        for n in lengths:
+            a, b = (sum(flops.flops(config, 1, n).values()) for config in (ours, bert))
+            shares[f"{n} tokens"] = a / b
+        rows[model] = {name: f"{share:.3f}" for name, share in shares.items()}
+    return pd.DataFrame(rows).T.rename_axis("share of BERT's FLOPs")
+
+
+def study_sentence(shape: str = "bert-base") -> str:
+    """Why the 2023 study reports a quarter fewer FLOs; Markdown."""
+    teacher = shape_config(shape)
+    ours, bert = (student_config(teacher, name) for name in ("fnet-naive", "bert"))
+    share, weights = flops.trainer_flos(ours, 1) / flops.trainer_flos(bert, 1), flops.parameters(bert)["mixing"]
+    runs = published.EXPECTED.tasks["cola"]
+    return (f"The 2023 study reports {1 - runs['fnet-naive'].flops / runs['bert'].flops:.1%} fewer FLOs. That is the Trainer's count, 6 × tokens × parameters "
+            f"outside the embedding tables: the swap removes the query, key and value weights, {weights / 1e6:.1f} million of "
+            f"{(sum(flops.parameters(bert).values()) - flops.parameters(bert)['embeddings']) / 1e6:.1f} million, so it is "
+            f"{1 - share:.1%} at any length. What a length changes, attention's n² products and the transform itself, it does not see.")
 
 
 def growth(config: BertConfig, lengths: list[int]) -> Figure:

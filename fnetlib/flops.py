@@ -161,6 +161,13 @@ def _sums(found: list[Part], field: str) -> dict:
     return {part: sum(getattr(p, field) for p in found if p.part == part) for part in PARTS}
 
 
+def trainer_flos(config: BertConfig, tokens: int) -> float:
+    """What transformers' Trainer reports as `total_flos` for a training step: 6 times the tokens times the parameters that
+    are no embedding tables. It knows neither attention's products of states with states nor FFTs."""
+    own = parameters(config)
+    return 6.0 * tokens * (sum(own.values()) - own["embeddings"])
+
+
 def compare(ours: BertConfig, theirs: BertConfig, batch: int, seq: int, names: tuple[str, str] = ("ours", "BERT"),
             masked: bool = False) -> pd.DataFrame:
     """Two models of one shape part by part, and their totals. Consecutive layers that are alike share their rows.

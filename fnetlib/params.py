@@ -360,7 +360,19 @@ class EfficiencyParams(Params):
     warmup: Int = Field(3, ge=1, description="rounds before measuring")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto, cpu or cuda")
     seed: Int = Field(0, ge=0, description="seed of weights and inputs")
+    mixing: bool = Field(True, description="True: measure the mixing alone too, every way to compute it")
+    fit_gb: CommaList = Field("", description="memory sizes in GB, comma list, e.g. 16,140: the longest sequence that fits each is "
+                                              "looked for on a GPU; empty: not done")
+    onnx: bool = Field(False, description="True: measure inference in onnxruntime on the CPU too (extra onnx)")
     force: bool = Field(False, description="True: measure again and replace the records that exist")
+
+    @field_validator("fit_gb")
+    @classmethod
+    def _fit_gb(cls, value: str) -> str:
+        parts = [part.strip() for part in value.split(",") if part.strip()]
+        if not all(part.isdigit() and int(part) > 1 for part in parts):
+            raise ValueError(f"fit_gb: {value!r} is not a comma list of whole numbers from 2, e.g. 16,140")
+        return ",".join(dict.fromkeys(parts))
 
     @field_validator("models")
     @classmethod
@@ -413,6 +425,10 @@ class EfficiencyParams(Params):
     @property
     def all_models(self) -> list[str]:
         return self.models.split(",")
+
+    @property
+    def memory_sizes(self) -> list[int]:
+        return [int(size) for size in self.fit_gb.split(",") if size]
 
     def blocks(self) -> list[tuple[int, str, str]]:
         """(length, precision, mode): what is measured together, all models interleaved."""

@@ -305,6 +305,13 @@ def test_figures_and_words_come_from_the_records():
     assert "relative to BERT" in efficiency_plots.times(speed_records((128,))).get_suptitle()
 
 
+def test_the_trainers_count_beside_ours_explains_the_study():
+    table = efficiency_plots.trainer_count(EfficiencyParams.parse({"lengths": "128,2048", "models": "bert,fnet,fnet:padded,bigbird"}))
+    assert list(table.index) == ["bert", "fnet"] and list(table.loc["bert"]) == ["1.000"] * 3
+    assert table.loc["fnet", "Trainer's total_flos"] == "0.752" and float(table.loc["fnet", "2048 tokens"]) < 0.6
+    assert "reports 24.8% fewer FLOs" in efficiency_plots.study_sentence() and "it is 24.8% at any" in efficiency_plots.study_sentence()
+
+
 @pytest.mark.parametrize("records", [[], [efficiency_record("fnet", status="failed", error="RuntimeError: no")]])
 def test_nothing_measured_is_said_not_drawn(records):
     for make in (efficiency_plots.ratios, efficiency_plots.times, efficiency_plots.memory):

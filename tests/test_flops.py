@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
 
 from fnetlib import flops as F
 from fnetlib.config import student_config
@@ -86,6 +86,13 @@ def test_a_training_step_is_three_forward_passes_of_layers_with_weights():
         model(torch.randint(0, 101, (2, 8)), labels=torch.zeros(2, dtype=torch.long)).loss.backward()
     forward = F.flops(config, 2, 8)
     assert F.TRAIN_STEP * (sum(forward.values()) - forward["norms"]) == counter.get_total_flops()
+
+
+@pytest.mark.parametrize("name", ["bert", "fnet", "fnet-paper", "hybrid-1", "fnet+gated"])
+def test_the_trainers_count_is_its_own(name, tmp_path):
+    config = student_config(teacher(), name)
+    trainer = Trainer(FNetBertForSequenceClassification(config), TrainingArguments(str(tmp_path), report_to=[], use_cpu=True))
+    assert F.trainer_flos(config, 16) == trainer.floating_point_ops({"input_ids": torch.zeros(2, 8, dtype=torch.long)})
 
 
 def test_values_by_hand():
