@@ -199,7 +199,8 @@ def adaptation_of(params: FinetuneParams, model: str, teacher: Teacher, store: R
     folder, record = found[model]
     if record.teacher.fingerprint != teacher.fingerprint:
         raise ParameterError(f"student: {folder!r} is of teacher {record.teacher.name!r}, not of {teacher.name!r}")
-    return folder, records.Adapted(minutes=records.solo_minutes(record, store.all("adapt")), method=record.params["adapt"],
+    both = "+mlm" if record.params.get("logits_weight") else ""  # the states' and the predictions' losses together
+    return folder, records.Adapted(minutes=records.solo_minutes(record, store.all("adapt")), method=record.params["adapt"] + both,
                                    run_id=record.run_id)
 
 
