@@ -27,7 +27,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import BertConfig, PreTrainedConfig
 
-from . import flops
+from . import breakdown, flops
 from .config import FNetBertConfig, student_config
 from .modeling import FNetBertForSequenceClassification
 from .params import PADDED, PRECISIONS, EfficiencyParams, ParameterError, parse_shape
@@ -58,8 +58,7 @@ def measure(params: EfficiencyParams, store: RecordStore, clock: Callable[[], fl
     error) gets a record of status `failed`, and the others go on. Raises ParameterError before anything is computed
     where the device cannot do what is asked.
     """
-    device = resolve_device(params)
-    name = environment(device, "fp32")["device_name"]
+    device, name = resolve_device(params)
     settings = [Setting(length, max(1, params.tokens // length), precision, mode, device)
                 for length, precision, mode in params.blocks()]
     records = []
@@ -73,6 +72,8 @@ def measure(params: EfficiencyParams, store: RecordStore, clock: Callable[[], fl
                 records += kept.values()
                 bar.update(len(kept) * steps)
                 continue
+            if device is None:
+                raise not_measured(params, store, f"{setting.length} tokens, {setting.precision}, {setting.mode}")
             for record in measure_block(params, setting, name, clock, bar.update):
                 if kept[record.model] is None or params.force:
                     store.write(record, force=params.force)
@@ -82,8 +83,13 @@ def measure(params: EfficiencyParams, store: RecordStore, clock: Callable[[], fl
     return records
 
 
-def resolve_device(params: EfficiencyParams) -> str:
-    """`cpu` or `cuda`. Raises ParameterError if it is not there or cannot do the precisions."""
+def resolve_device(params: EfficiencyParams) -> tuple[str | None, str]:
+    """(`cpu` or `cuda`, its name), or (None, a name) where records of that device are only shown.
+
+    Raises ParameterError if the device is not there or cannot do the precisions.
+    """
+    if params.device not in ("auto", "cpu", "cuda"):
+        return None, params.device
     there = torch.cuda.is_available()
     if params.device == "cuda" and not there:
         raise ParameterError("device: 'cuda' is asked for, but torch finds no GPU here; accepted here: auto, cpu")
@@ -94,7 +100,14 @@ def resolve_device(params: EfficiencyParams) -> str:
         if precision not in able:
             raise ParameterError(f"precisions: {precision!r} is not for this device ({device}); accepted here: "
                                  f"{', '.join(able)}")
-    return device
+    return device, environment(device, "fp32")["device_name"]
+
+
+def not_measured(params: EfficiencyParams, store: RecordStore, what: str) -> ParameterError:
+    """The error of a device whose records are to be shown and are not there."""
+    names = sorted({r.env["device_name"] for r in store.all("efficiency")})
+    return ParameterError(f"device: {params.device!r} has no records of {what} with these settings here; accepted: auto, cpu, cuda to "
+                          f"measure; devices with records: {', '.join(names) or 'none'}")
 
 
 def results_folder(params: EfficiencyParams) -> Path:
@@ -144,6 +157,7 @@ class Contender:
         self.times: dict[str, list[float]] = {kind: [] for kind in KINDS}
         self.peaks: dict[str, int | None] = {kind: None for kind in KINDS}
         self.kernels: dict[str, list[str]] = {}
+        self.parts: dict[str, float] = {}
         self.parameters: int | None = None
         self.drop()
 
@@ -177,6 +191,13 @@ class Contender:
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
 
+    def take_apart(self) -> None:
+        """Where the time of a training step goes; a compiled step cannot be told apart."""
+        if self.error is None and self.setting.mode == "eager":
+            with contextlib.suppress(RuntimeError):  # no profiler, no parts; the times stand
+                found = breakdown.parts(self.model, lambda: self.step("train"), self.setting.device)
+                self.parts = breakdown.with_gaps(found, float(np.median(self.times["train"])), self.setting.device == "cuda")
+
     def drop(self, error: str | None = None) -> None:
         """Hold no model; with an error, it has failed."""
         self.error = error
@@ -197,6 +218,8 @@ def measure_block(params: EfficiencyParams, setting: Setting, device_name: str, 
             progress(2 * len(KINDS))
         for kind in KINDS:
             rounds(contenders, kind, params.warmup, params.repeats, clock, progress)
+        for contender in contenders:
+            contender.take_apart()
     made = [_record(params, setting, device_name, c, contenders, env, started) for c in contenders]
     del contenders, contender
     _free(setting.device)
@@ -347,6 +370,8 @@ def timing(ours: Contender, contenders: list[Contender]) -> dict[str, Any]:
     found["steps_per_s"] = {kind: 1 / seconds for kind, seconds in medians.items()}
     found["samples_per_s"] = {kind: ours.setting.batch / seconds for kind, seconds in medians.items()}
     found["runtime_s"] = sum(map(sum, ours.times.values()))
+    if ours.parts:
+        found["parts"] = ours.parts
     return found
 
 

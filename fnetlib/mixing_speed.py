@@ -131,8 +131,7 @@ def measure(params: EfficiencyParams, store: RecordStore, clock: Callable[[], fl
 
     A way that fails is said, and missing from the record. Raises ParameterError as `efficiency.measure` does.
     """
-    device, width = efficiency.resolve_device(params), parse_shape(params.shape)[1]
-    name = environment(device, "fp32")["device_name"]
+    (device, name), width = efficiency.resolve_device(params), parse_shape(params.shape)[1]
     blocks = [Block(Setting(length, max(1, params.tokens // length), precision, mode, device), width, padded)
               for length, precision, mode in params.blocks() for padded in (False, True)]
     records = []
@@ -141,6 +140,8 @@ def measure(params: EfficiencyParams, store: RecordStore, clock: Callable[[], fl
             bar.set_postfix_str(f"{block.setting.length} tokens, {block.setting.precision}, {block.setting.mode}")
             identity = run_id(params, block, name)
             record = None if params.force else store.get(identity)
+            if record is None and device is None:
+                raise efficiency.not_measured(params, store, f"the mixing alone at {block.setting.length} tokens")
             if record is None:
                 record = _measure_block(params, block, name, clock, say)
                 store.write(record, force=params.force)

@@ -358,7 +358,8 @@ class EfficiencyParams(Params):
     backend: Literal["auto", "fft", "matmul", "folded"] = Field("auto", description="Fourier layers by fft, by matmul, or auto")
     repeats: Int = Field(10, ge=3, description="measured steps of each model, interleaved")
     warmup: Int = Field(3, ge=1, description="rounds before measuring")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto, cpu or cuda")
+    device: str = Field("auto", min_length=1, description="auto, cpu or cuda; or a device's name, e.g. NVIDIA H200: its records are "
+                                                          "shown, nothing is measured")
     seed: Int = Field(0, ge=0, description="seed of weights and inputs")
     mixing: bool = Field(True, description="True: measure the mixing alone too, every way to compute it")
     fit_gb: CommaList = Field("", description="memory sizes in GB, comma list, e.g. 16,140: the longest sequence that fits each is "

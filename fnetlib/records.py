@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 SCHEMA_VERSION = 1
 
-Stage = Literal["transfer", "adapt", "placement", "finetune", "efficiency", "mixing", "onnx"]
+Stage = Literal["transfer", "adapt", "placement", "finetune", "efficiency", "mixing", "onnx", "fit"]
 Status = Literal["finished", "diverged", "failed"]
 
 

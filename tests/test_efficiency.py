@@ -2,6 +2,7 @@
 
 import gc
 import json
+import re
 from pathlib import Path
 
 import nbformat
@@ -10,7 +11,7 @@ import pytest
 import torch
 from factories import efficiency_record, speed_records
 
-from fnetlib import efficiency, efficiency_plots
+from fnetlib import efficiency, efficiency_plots, mixing_speed
 from fnetlib.params import BuildParams, EfficiencyParams, ParameterError
 from fnetlib.records import RecordStore
 from fnetlib.tables_speed import speed_frame
@@ -130,7 +131,7 @@ def test_records_round_trip_in_the_layout_that_the_tables_read(tmp_path):
     for record in made:
         assert record.run_id == record.identity and record.status == "finished" and record.task is None
         assert set(wanted.params) | {"models", "device", "backend"} == set(record.params)
-        assert set(wanted.timing) | {"steps_per_s", "samples_per_s", "runtime_s"} == set(record.timing)
+        assert set(wanted.timing) | {"steps_per_s", "samples_per_s", "runtime_s", "parts"} == set(record.timing)
         for part in ("train", "infer", "vs_bert", "vs_bound"):
             assert set(wanted.timing[part]) == set(record.timing[part])
         assert record.timing["train"]["n"] == 3 and record.memory == {"train_peak_bytes": None, "infer_peak_bytes": None}
@@ -150,6 +151,19 @@ def test_a_finished_block_is_kept_a_forced_one_measured_again(tmp_path, monkeypa
     forced = efficiency.measure(tiny(force=True), store)
     assert [r.run_id for r in forced] == [r.run_id for r in first] and forced != first
     assert store.all("efficiency") != sorted(first, key=lambda r: r.run_id)
+
+
+def test_records_of_a_device_that_is_elsewhere_are_shown(tmp_path):
+    store = RecordStore(tmp_path)
+    here = efficiency.measure(tiny(), store)
+    name = here[0].env["device_name"]
+    with pytest.raises(ParameterError, match=f"device: 'tpu' has no records of 8 tokens, fp32, eager .* records: {re.escape(name)}"):
+        efficiency.measure(tiny(device="tpu"), store)
+    assert efficiency.measure(tiny(device=name), store) == here
+    with pytest.raises(ParameterError, match="has no records of 12 tokens"):
+        efficiency.measure(tiny(device=name, lengths="8,12"), store)
+    with pytest.raises(ParameterError, match="has no records of the mixing alone at 8 tokens"):
+        mixing_speed.measure(tiny(device=name), store)
 
 
 def test_of_a_block_that_is_partly_there_only_the_missing_records_are_written(tmp_path):
@@ -228,7 +242,8 @@ def test_the_garbage_collector_rests_while_steps_are_timed(tmp_path, monkeypatch
     seen, whole = [], efficiency.Contender.step
     monkeypatch.setattr(efficiency.Contender, "step", lambda self, kind: seen.append(gc.isenabled()) or whole(self, kind))
     efficiency.measure(tiny(models="bound"), RecordStore(tmp_path))
-    assert len(seen) == 2 * (1 + 1 + 3) and not any(seen) and gc.isenabled()
+    taken_apart = 2
+    assert len(seen) == 2 * (1 + 1 + 3) + taken_apart and not any(seen) and gc.isenabled()
 
 
 def test_tf32_is_switched_for_its_block_only():
@@ -256,7 +271,6 @@ def test_shapes(shape, layers, width, heads, inner):
     ({"models": "gpt"}, "models: 'gpt' is not one of: bert, fnet-naive"),
     ({"models": "hybrid-2"}, "models: 'hybrid-2' keeps 2 of 1 layers"),
     ({"backend": "dct"}, "backend: 'dct' is not one of: auto, fft, matmul or folded"),
-    ({"device": "tpu"}, "device: 'tpu' is not one of: auto, cpu or cuda"),
     ({"repeats": 2}, "repeats: 2 does not fit"), ({"warmup": 0}, "warmup: 0 does not fit"),
     ({"teacher": "minilm"}, "unknown parameter 'teacher'; accepted: results, models"),
 ])

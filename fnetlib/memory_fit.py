@@ -1,0 +1,133 @@
+"""The longest sequence of which one training step (batch 1, eager) fits into a GPU's memory: tried, not computed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+
+from . import efficiency
+from .efficiency import Contender, Setting
+from .params import PADDED, EfficiencyParams
+from .provenance import code, environment, now
+from .records import Record, RecordStore, make_run_id
+from .tables import NONE, Table, number
+
+GIB = 2**30
+RESERVED = 1.0  # GB that the driver and the libraries take before the first tensor
+STEP = 128  # lengths are multiples
+START, LIMIT, RATIO = 512, 2**20, 1.05
+
+
+def longest(fits: Callable[[int], bool], start: int = START, limit: int = LIMIT, ratio: float = RATIO) -> int:
+    """The largest multiple of STEP that fits, up to `ratio`; 0 if even `start` does not. What is shorter than a length that
+    fits must fit. Doubles from `start`, then bisects."""
+    low, high = 0, start
+    while high <= limit and fits(high):
+        low, high = high, 2 * high
+    if not low or high > limit:
+        return low
+    while high > max(ratio * low, low + STEP):
+        middle = STEP * round(math.sqrt(low * high) / STEP)
+        middle = min(max(middle, low + STEP), high - STEP)
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def measure(params: EfficiencyParams, store: RecordStore, sizes_gb: list[int]) -> list[Record]:
+    """One record of stage `fit` for each (model, size), in the first of the precisions; those that exist are kept. None on
+    a CPU, and none for a size that the GPU does not have."""
+    device, name = efficiency.resolve_device(params)
+    models = [model for model in params.all_models if not model.endswith(PADDED)]
+    if device is None:  # what is there is shown
+        found = [store.get(run_id(params, model, size, name)) for size in sizes_gb for model in models]
+        return [record for record in found if record]
+    if device != "cuda":
+        return []
+    total = torch.cuda.get_device_properties(0).total_memory
+    tries = [(model, size) for size in sizes_gb if size * GIB <= total for model in models]
+    records = []
+    with tqdm(tries, unit="model", desc="longest sequence") as bar:
+        for model, size in bar:
+            bar.set_postfix_str(f"{model}, {size} GB")
+            record = None if params.force else store.get(run_id(params, model, size, name))
+            if record is None:
+                record = _search(params, model, size, name, total)
+                store.write(record, force=params.force)
+            records.append(record)
+    return records
+
+
+def record_params(params: EfficiencyParams, size: int, device_name: str) -> dict[str, Any]:
+    return {"shape": params.shape, "precision": params.precisions.split(",")[0], "mode": "eager", "batch": 1, "gb": size,
+            "reserved_gb": RESERVED, "backend": params.backend, "ratio": RATIO, "device": device_name}
+
+
+def run_id(params: EfficiencyParams, model: str, size: int, device_name: str) -> str:
+    return make_run_id("fit", None, model, params.seed, record_params(params, size, device_name))
+
+
+def _search(params: EfficiencyParams, model: str, size: int, name: str, total: int) -> Record:
+    started, allowed, error, tried = now(), (size - RESERVED) * GIB, None, {}
+    precision = params.precisions.split(",")[0]
+
+    def fits(length: int) -> bool:
+        tried[length] = trains(params, model, length, precision)
+        return tried[length]
+
+    torch.cuda.set_per_process_memory_fraction(min(1.0, allowed / total))
+    try:
+        with efficiency._products(precision):
+            found = longest(fits)
+    except Exception as reason:  # a model that cannot run at all is no reason to lose the others
+        found, error = None, f"{type(reason).__name__}: {(str(reason).strip() or 'no message').splitlines()[0][:300]}"
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+        efficiency._free("cuda")
+    return Record(run_id=run_id(params, model, size, name), stage="fit", model=model, seed=params.seed,
+                  status="failed" if error else "finished", params=record_params(params, size, name), error=error,
+                  memory={"longest": found, "limit_bytes": allowed, "tried": {str(n): fit for n, fit in tried.items()}},
+                  env=environment("cuda", precision), code=code(), started=started, ended=now())
+
+
+def trains(params: EfficiencyParams, model: str, length: int, precision: str) -> bool:
+    """Whether two training steps of one sequence run; the second holds the optimiser's state too."""
+    contender = Contender(model, efficiency.model_config(params, model, length), Setting(length, 1, precision, "eager", "cuda"),
+                          params.seed)
+    try:
+        contender.build()
+        contender.prepare("train")
+        for _ in range(2):
+            contender.step("train")
+        torch.cuda.synchronize()
+        return True
+    except torch.OutOfMemoryError:
+        return False
+    finally:
+        contender.drop()
+        efficiency._free("cuda")
+
+
+def table(records: list[Record]) -> Table:
+    """Longest sequences by memory size, and how many times BERT's."""
+    sizes = sorted({r.params["gb"] for r in records})
+    found = {(r.model, r.params["gb"]): r.memory["longest"] for r in records}
+    rows = []
+    for model in dict.fromkeys(r.model for r in records):
+        row = {"Model": model}
+        for size in sizes:
+            own, bert = found.get((model, size)), found.get(("bert", size))
+            row |= {f"{size} GB": NONE if own is None else str(own),
+                    f"{size} GB × BERT": number(own / bert if own is not None and bert else None, 2)}
+        rows.append(row)
+    data = pd.DataFrame([{**r.params, "model": r.model, "longest": r.memory["longest"], "error": r.error} for r in records])
+    settings = {f"{r.params['device']}: shape {r.params['shape']}, {r.params['precision']}, one sequence, eager" for r in records}
+    notes = [f"Tokens of the longest sequence, within {RATIO - 1:.0%}, that trains in so much memory, {RESERVED:g} GB of which are "
+             "left to the driver and the libraries. A T4, as on Colab, has 16 GB."]
+    notes += [f"`{r.model}`, {r.params['gb']} GB: {r.error}" for r in records if r.error]
+    return Table("fit", "The longest sequence that fits", data, {"; ".join(sorted(settings)): pd.DataFrame(rows)} if rows else {},
+                 notes if rows else ["Not measured: it needs a GPU, and fit_gb, e.g. 16."])

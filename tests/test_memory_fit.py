@@ -1,0 +1,102 @@
+"""What fits: the search against any threshold, and the records with a GPU of our own making."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from factories import efficiency_record
+from fnetlib import memory_fit
+from fnetlib.memory_fit import LIMIT, RATIO, START, STEP, longest, measure, table
+from fnetlib.params import EfficiencyParams
+from fnetlib.records import RecordStore
+
+PARAMS = EfficiencyParams.parse({"models": "bert,fnet,bigbird,fnet:padded", "precisions": "bf16,fp32", "fit_gb": "16,140,900"})
+
+
+@given(most=st.integers(0, 2 * LIMIT))
+def test_the_search_brackets_any_threshold(most):
+    tried = []
+    found = longest(lambda n: tried.append(n) or n <= most)
+    assert len(tried) == len(set(tried)) < 25 and all(n % STEP == 0 for n in tried)
+    if most < START:
+        assert found == 0
+    else:
+        assert found <= most and (found >= LIMIT or max(RATIO * found, found + STEP) + 1 > most)
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A GPU of 141 GB where a sequence takes a MB a token of `bert` and half of that of others, and bigbird breaks."""
+    limits = [1.0]
+    total = 141 * memory_fit.GIB
+    monkeypatch.setattr(memory_fit.efficiency, "resolve_device", lambda params: ("cuda", "a GPU"))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: SimpleNamespace(total_memory=total))
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", limits.append)
+    monkeypatch.setattr(memory_fit, "environment", lambda *_: {**efficiency_record("fnet", gpu=True).env, "device_name": "a GPU"})
+    monkeypatch.setattr(memory_fit.efficiency, "_free", lambda device: None)
+
+    def trains(params, model, length, precision):
+        assert precision == "bf16"
+        if model == "bigbird":
+            raise RuntimeError("no kernel")
+        return length * 2**20 / (1 if model == "bert" else 2) <= limits[-1] * total
+
+    monkeypatch.setattr(memory_fit, "trains", trains)
+    return limits
+
+
+def test_one_record_a_model_and_size_and_the_limit_is_lifted(gpu, tmp_path, monkeypatch):
+    store = RecordStore(tmp_path)
+    made = measure(PARAMS, store, PARAMS.memory_sizes)
+    assert [(r.model, r.params["gb"], r.status) for r in made] == [
+        (model, gb, "failed" if model == "bigbird" else "finished") for gb in (16, 140) for model in ("bert", "fnet", "bigbird")]
+    assert gpu[-1] == 1.0 and gpu[1] == pytest.approx(15 / 141)
+    longest_of = {(r.model, r.params["gb"]): r.memory["longest"] for r in made}
+    assert 15 * 1024 / RATIO <= longest_of["bert", 16] <= 15 * 1024 and longest_of["fnet", 140] > 1.8 * longest_of["bert", 140]
+    assert all(r.run_id == r.identity for r in made) and made[2].error == "RuntimeError: no kernel"
+    monkeypatch.setattr(memory_fit, "trains", lambda *_: pytest.fail("tried again"))
+    assert measure(PARAMS, store, PARAMS.memory_sizes) == made
+    elsewhere = EfficiencyParams.parse({**PARAMS.model_dump(), "device": "a GPU"})
+    monkeypatch.setattr(memory_fit.efficiency, "resolve_device", lambda params: (None, "a GPU"))
+    assert measure(elsewhere, store, [16]) == made[:3]
+    shown = table(made).markdown()
+    assert "| bert | " in shown and "1.00" in shown and "`bigbird`, 16 GB: RuntimeError: no kernel" in shown
+
+
+def test_no_gpu_no_record(tmp_path):
+    assert measure(EfficiencyParams.parse({"device": "cpu", "fit_gb": "16"}), RecordStore(tmp_path), [16]) == []
+    assert "it needs a GPU" in table([]).markdown()
+
+
+def test_only_memory_that_ran_out_means_that_it_does_not_fit(monkeypatch):
+    monkeypatch.setattr(memory_fit.efficiency, "_free", lambda device: None)
+    steps = []
+
+    class Fake:
+        def __init__(self, name, config, setting, seed):
+            assert setting.batch == 1 and setting.length == 640
+
+        def build(self):
+            pass
+
+        def prepare(self, kind):
+            pass
+
+        def step(self, kind):
+            steps.append(kind)
+            if len(steps) == 2:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+
+        def drop(self):
+            steps.append("dropped")
+
+    monkeypatch.setattr(memory_fit, "Contender", Fake)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    assert not memory_fit.trains(PARAMS, "fnet", 640, "bf16") and steps == ["train", "train", "dropped"]
+    assert memory_fit.trains(PARAMS, "fnet", 640, "bf16")
+    monkeypatch.setattr(Fake, "build", lambda self: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        memory_fit.trains(PARAMS, "fnet", 640, "bf16")
