@@ -86,7 +86,7 @@ class Way:
         dtype = DTYPES.get(s.precision, torch.float32)
         weight = torch.randn(self.block.width, self.block.width, device=s.device, dtype=dtype) / self.block.width**0.5
         made = function(self.name, self.block, weight.requires_grad_(self.name in ("projection", "folded")))
-        self.call = torch.compile(made, dynamic=False) if s.mode == "compiled" else made
+        self.call = torch.compile(made, dynamic=False) if s.mode != "eager" else made
         self.x = torch.randn(s.batch, s.length, self.block.width, device=s.device, dtype=dtype, requires_grad=True)
         self.gradient = torch.randn_like(self.x)
         for kind in KINDS:
@@ -164,7 +164,7 @@ def _measure_block(params: EfficiencyParams, block: Block, name: str, clock: Cal
     s, started = block.setting, now()
     contenders = [Way(way, block, params.seed) for way in ways(block)]
     with efficiency._products(s.precision), efficiency._compiler(s.mode):
-        env = environment(s.device, s.precision, s.mode == "compiled")
+        env = environment(s.device, s.precision, s.mode != "eager")
         for way in contenders:
             efficiency._try(way, way.build, s.device)
         for kind in KINDS:

@@ -13,6 +13,7 @@ from factories import efficiency_record, speed_records
 
 from fnetlib import efficiency, efficiency_plots, mixing_speed
 from fnetlib.params import BuildParams, EfficiencyParams, ParameterError
+from fnetlib.peers import PEERS
 from fnetlib.records import RecordStore
 from fnetlib.tables_speed import speed_frame
 
@@ -219,6 +220,33 @@ def test_each_model_of_a_compiled_block_is_compiled_whole_and_for_one_shape(monk
     assert asked == [{"dynamic": False}] * 2
 
 
+@pytest.mark.parametrize("name", ["bert", "fnet:padded", *PEERS])
+def test_layers_are_compiled_by_themselves(name, monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, "compile", lambda call, **how: asked.append(how) or call)
+    made = efficiency.Contender(name, efficiency.model_config(tiny(shape="2x64"), name, 16), SETTING._replace(length=16, mode="layers"), 0)
+    made.build()
+    made.prepare("train"), made.step("train")
+    assert len(efficiency.layers_of(made.model)) == 2 and asked == [{"dynamic": False}] * 2
+
+
+def test_one_compilation_serves_all_layers(monkeypatch):
+    """Dynamo's own, without a compiler behind it: graphs are made for one layer and found again for the others."""
+    graphs, whole = [], torch.compile
+
+    def count(module, inputs):
+        graphs.append(module)
+        return module.forward
+
+    monkeypatch.setattr(torch, "compile", lambda call, **how: whole(call, backend=count, **how))
+    setting = SETTING._replace(mode="layers")
+    made = efficiency.Contender("fnet:padded", efficiency.model_config(tiny(shape="4x64"), "fnet:padded", 8), setting, 0)
+    with efficiency._compiler("layers"):
+        made.build()
+        made.prepare("infer"), made.step("infer")
+    assert len(graphs) == 1
+
+
 def test_bert_takes_the_fused_kernel():
     bert = efficiency.Contender("bert", efficiency.model_config(tiny(), "bert", 8), SETTING, 0)
     bert.build()
@@ -265,7 +293,7 @@ def test_shapes(shape, layers, width, heads, inner):
     ({"shape": "12x700"}, "shape: '12x700' is not one of: bert-base, minilm, tiny, or layers x width"),
     ({"shape": "big"}, "shape: 'big' is not one of: bert-base"),
     ({"precisions": "fp8"}, "precisions: 'fp8' is not one of: fp32, tf32, bf16, fp16"),
-    ({"modes": "fast"}, "modes: 'fast' is not one of: eager, compiled"),
+    ({"modes": "fast"}, "modes: 'fast' is not one of: eager, compiled, layers"),
     ({"lengths": "128,many"}, "lengths: '128,many' is not a comma list of whole numbers from 2"),
     ({"lengths": "1"}, "lengths: '1' is not a comma list"),
     ({"models": "gpt"}, "models: 'gpt' is not one of: bert, fnet-naive"),
