@@ -170,7 +170,8 @@ class Contender:
         """Random weights, random token ids: `[batch, length]`."""
         s = self.setting
         torch.manual_seed(self.seed)
-        self.model = (peer_model(self.config) if self.base in PEERS else FNetBertForSequenceClassification(self.config)).to(s.device)
+        with torch.device(s.device):  # a hundred million random numbers are a GPU's work
+            self.model = (peer_model if self.base in PEERS else FNetBertForSequenceClassification)(self.config)
         self.parameters = self.model.num_parameters()
         self.call = torch.compile(self.model, dynamic=False) if s.mode == "compiled" else self.model
         if s.mode == "layers":
