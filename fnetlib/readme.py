@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from . import estimates, recovery, tables, tables_repair, tables_speed, tables_training, xatl
+from . import choice, estimates, recovery, tables, tables_repair, tables_speed, tables_training, xatl
 from .presets import names as preset_names
 from .results import (
     GROUP, NoRecords, Results, ResultsError, cells, footnotes, load, metric_title, task_title, write_text,
@@ -104,7 +104,7 @@ def _sentences(results: Results, parts: list[Callable[[Results], list[str]]]) ->
         lines.append(where + "; ".join(_scored(r, clear is not False) for r in group.itertuples()) + "." + weak)
     for sentences in parts:
         lines += sentences(results)
-    lines += _speed_sentences(tables_speed.speed_frame(results.efficiency))
+    lines += _speed_sentences(tables_speed.speed_frame(results.efficiency)) + choice.sentences(results)
     return "\n".join([*lines, *(f"\n{note}" for note in footnotes(runs))]) + "\n"
 
 
@@ -148,7 +148,7 @@ SECTIONS: dict[str, Callable[[Results], str]] = {
         "published": tables.compared, "ablation": tables_repair.ablation, "closed_form": tables_repair.closed_form,
         "padding": tables_repair.padding, "precision": tables_training.precision, "grid": tables_training.grid,
         "teachers": tables_training.teachers, "xatl": xatl.table, "xatl-rates": xatl.rates, "xatl-glue": xatl.glue,
-        "recovery": recovery.table, "speed": tables_speed.speed, "finetuning": tables_speed.finetuning,
+        "recovery": recovery.table, "choice": choice.choice, "speed": tables_speed.speed, "finetuning": tables_speed.finetuning,
         "published-speed": tables_speed.published_speed}.items()},
 }
 

@@ -100,10 +100,10 @@ def fastest(records: list[Record]) -> pd.DataFrame:
             rivals = {"vs_bound": seconds.get("bound"), "vs_bert": seconds.get("bert"),
                       "vs_best_peer": peers.min() if len(peers) else None}
             rows += [{"where": where, "device_name": name, "tokens": tokens, "length": length, "kind": kind, "model": model,
-                      "mode": best["mode"][model], "seconds": own, "peak_bytes": best[f"{kind}_peak_bytes"][model],
+                      "is_peer": model in PEER_NAMES, "mode": best["mode"][model], "seconds": own, "peak_bytes": best[f"{kind}_peak_bytes"][model],
                       **{against: None if other is None else other / own for against, other in rivals.items()}}
                      for model, own in seconds.items()]
-    return pd.DataFrame(rows, columns=["where", "device_name", "tokens", "length", "kind", "model", "mode", "seconds",
+    return pd.DataFrame(rows, columns=["where", "device_name", "tokens", "length", "kind", "model", "is_peer", "mode", "seconds",
                                        "peak_bytes", "vs_bound", "vs_bert", "vs_best_peer"])
 
 
