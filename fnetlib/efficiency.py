@@ -29,6 +29,7 @@ from transformers import BertConfig, PreTrainedConfig
 
 from . import breakdown, flops
 from .config import FNetBertConfig, student_config
+from .mixers.fourier import choose_backend
 from .modeling import FNetBertForSequenceClassification
 from .params import PADDED, PRECISIONS, EfficiencyParams, ParameterError, parse_shape
 from .peers import PEERS, peer_config, peer_model
@@ -384,6 +385,16 @@ def timing(ours: Contender, contenders: list[Contender]) -> dict[str, Any]:
     return found
 
 
+def _as_run(ours: Contender) -> PreTrainedConfig:
+    """The configuration with the backend that `auto` chose."""
+    s = ours.setting
+    if ours.config.backend != "auto":
+        return ours.config
+    chosen = choose_backend("auto", s.length, ours.padded and ours.config.padding == "mask", s.device,
+                            torch.float32 if s.precision in ("fp32", "tf32") else torch.bfloat16)
+    return type(ours.config).from_dict({**ours.config.to_dict(), "backend": chosen})
+
+
 def _record(params: EfficiencyParams, setting: Setting, device_name: str, ours: Contender,
             contenders: list[Contender], env: dict[str, Any], started: str) -> Record:
     finished = ours.error is None
@@ -395,7 +406,7 @@ def _record(params: EfficiencyParams, setting: Setting, device_name: str, ours: 
         params=record_params(params, setting, device_name),
         timing=timing(ours, contenders) if finished else {},
         memory={f"{kind}_peak_bytes": ours.peaks[kind] for kind in ("train", "infer")} if finished else {},
-        flops=None if peer else Flops(value=sum(flops.flops(ours.config, setting.batch, setting.length, ours.padded).values()),
+        flops=None if peer else Flops(value=sum(flops.flops(_as_run(ours), setting.batch, setting.length, ours.padded).values()),
                                       method="analytic"),
         parameters=Parameters(total=total, trainable=total) if total else None,
         env={**env, "attention_kernels": ours.kernels}, code=code(), started=started, ended=now(),

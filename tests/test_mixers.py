@@ -105,6 +105,11 @@ def test_auto_takes_matrices_when_short_and_ffts_when_long():
     assert choose_backend("auto", 128) == "matmul"
     assert choose_backend("auto", 16384) == "fft"
     assert choose_backend("fft", 128) == "fft"
+    on_cpu = {masked: choose_backend("auto", 128, masked, "cpu") for masked in (False, True)}
+    assert on_cpu == {False: "fft", True: "matmul"} and choose_backend("auto", 128, False, "cpu", torch.bfloat16) == "matmul"
+    assert choose_backend("matmul", 128, False, "cpu") == choose_backend("folded", 128, False, "cpu") == "matmul"
+    assert plan_fourier(8, 4, None, "ortho", "auto").cos is None
+    assert plan_fourier(8, 4, torch.ones(1, 8, dtype=torch.bool), "ortho", "auto").cos is not None
 
 
 def test_few_tokens_on_a_gpu_take_the_whole_spectrum(tiny_config, monkeypatch):

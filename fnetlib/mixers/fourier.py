@@ -23,8 +23,8 @@ from torch import nn
 
 from .base import Sequence
 
-# Up to this length the sequence axis' n x n matrices cost less than Bluestein's padded FFTs. A first choice from
-# the operation counts; the efficiency study measures it.
+# Up to this length the sequence axis' n x n matrices cost less than Bluestein's padded FFTs: so measured on a CPU, where they
+# are equal near 1,000; on a GPU a first choice from the operation counts.
 MATMUL_MAX_LENGTH = 512
 # Up to so many multiplications that half of the spectrum would save, a GPU is done sooner with the whole of it.
 WHOLE_MAX_EXTRA = 1e9
@@ -88,10 +88,14 @@ def matrix_dtype(x: torch.Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
-def choose_backend(backend: str, length: int) -> str:
-    """How a sequence axis is transformed. `auto` and `folded`: by matrices up to MATMUL_MAX_LENGTH, by FFTs beyond."""
+def choose_backend(backend: str, length: int, masked: bool = True, device: str = "cuda", dtype: torch.dtype = torch.float32) -> str:
+    """How a sequence axis is transformed. `auto` and `folded`: by matrices up to MATMUL_MAX_LENGTH, by FFTs beyond; `auto` by
+    FFTs at any length on a CPU in float32 where no example has a length of its own: there they take half of the time
+    (04_efficiency, the mixing alone)."""
     if backend in ("fft", "matmul"):
         return backend
+    if backend == "auto" and device == "cpu" and dtype == torch.float32 and not masked:
+        return "fft"
     return "matmul" if length <= MATMUL_MAX_LENGTH else "fft"
 
 
@@ -104,7 +108,7 @@ def plan_fourier(
     real: `[batch, seq]` bool, or None to transform the whole padded length. norm: `backward` or `ortho`. dtype: of the
     real matrices.
     """
-    backend = choose_backend(backend, length)
+    backend = choose_backend(backend, length, real is not None, torch.device(device or "cpu").type, dtype)
     if real is None:
         scale = (length * width) ** -0.5 if norm == "ortho" else 1.0
         if backend == "fft":
