@@ -27,6 +27,7 @@ from tqdm.auto import tqdm
 from transformers import BertConfig, PreTrainedConfig
 
 from . import flops
+from .compiling import room_for
 from .config import FNetBertConfig, student_config
 from .modeling import FNetBertForSequenceClassification
 from .params import PRECISIONS, EfficiencyParams, ParameterError, parse_shape
@@ -294,20 +295,9 @@ def _products(precision: str):
         torch.backends.cuda.matmul.allow_tf32 = before
 
 
-@contextlib.contextmanager
 def _compiler(mode: str):
     """Room for every model of the block, and an error instead of a silent return to eager where it ends."""
-    if mode != "compiled":
-        yield
-        return
-    import torch._dynamo
-
-    torch._dynamo.reset()
-    try:
-        with torch._dynamo.config.patch(recompile_limit=RECOMPILES, fail_on_recompile_limit_hit=True):
-            yield
-    finally:
-        torch._dynamo.reset()
+    return room_for(RECOMPILES) if mode == "compiled" else contextlib.nullcontext()
 
 
 def _free(device: str) -> None:
