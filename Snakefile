@@ -103,8 +103,14 @@ def on_gpu(wildcards):
 
 
 def command_line(values):
-    """{"learning_rate": 2e-5} -> --learning-rate 2e-05"""
-    return " ".join(f"--{name.replace('_', '-')} {shlex.quote(str(value))}" for name, value in values.items())
+    """{"learning_rate": 2e-5, "compile": True} -> --learning-rate 2e-05 --compile"""
+    def option(name, value):
+        name = name.replace("_", "-")
+        if isinstance(value, bool):
+            return f"--{name}" if value else f"--no-{name}"
+        return f"--{name} {shlex.quote(str(value))}"
+
+    return " ".join(option(name, value) for name, value in values.items())
 
 
 def finetune_options(wildcards):

@@ -8,6 +8,7 @@ launched, on a CPU its own.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -21,6 +22,8 @@ from torch.profiler import ProfilerActivity, record_function
 from .plots import _empty, _finish, _panels
 from .records import Record
 from .results import model_key
+
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else every profile prints two lines, into notebooks too
 
 PARTS = ("mixing", "projection", "feed-forward", "norms", "embeddings", "head", "optimiser", "rest", "launch gaps")
 INK = {"mixing": "#0072B2", "projection": "#56B4E9", "feed-forward": "#B8B8B8", "norms": "#E69F00", "embeddings": "#CC79A7",

@@ -40,7 +40,8 @@ class TimedCheckpoint(TrainerCallback):
 
 
 class Pace(TrainerCallback):
-    """Training steps a second once the run is warm, evaluations left out; the device is synchronised only at the ends."""
+    """Training steps a second once the run is warm, evaluations and compilation left out; the device is synchronised only
+    at the ends."""
 
     WARMUP = 50  # steps: kernels are loaded, the allocator has seen the longest batches
 
@@ -52,6 +53,10 @@ class Pace(TrainerCallback):
             self.start, self.first = now_on_device(), state.global_step
 
     def on_epoch_end(self, args, state, control, **kwargs):
+        self.pause(state)
+
+    def pause(self, state) -> None:
+        """Not counted: the step that has begun, if one has; the next one is."""
         if self.start is not None:
             self.seconds += now_on_device() - self.start
             self.steps += state.global_step - self.first

@@ -28,6 +28,7 @@ from tqdm.auto import tqdm
 from transformers import BertConfig, PreTrainedConfig
 
 from . import breakdown, flops
+from .compiling import room_for
 from .config import FNetBertConfig, student_config
 from .mixers.fourier import choose_backend
 from .modeling import FNetBertForSequenceClassification
@@ -338,20 +339,9 @@ def _products(precision: str):
         torch.backends.cuda.matmul.allow_tf32 = before
 
 
-@contextlib.contextmanager
 def _compiler(mode: str):
     """Room for every model of the block, and an error instead of a silent return to eager where it ends."""
-    if mode == "eager":
-        yield
-        return
-    import torch._dynamo
-
-    torch._dynamo.reset()
-    try:
-        with torch._dynamo.config.patch(recompile_limit=RECOMPILES, fail_on_recompile_limit_hit=True):
-            yield
-    finally:
-        torch._dynamo.reset()
+    return contextlib.nullcontext() if mode == "eager" else room_for(RECOMPILES)
 
 
 def _free(device: str) -> None:

@@ -14,7 +14,7 @@ from transformers import BertConfig, PreTrainedTokenizerBase
 
 from . import flops, published
 from .config import student_config
-from .params import SHAPES, STUDY, FinetuneParams
+from .params import EXTRAS, SHAPES, STUDY, FinetuneParams
 from .results import task_title
 from .tasks import TaskData
 from .teacher import load_shape
@@ -106,10 +106,11 @@ def training_seconds(config: BertConfig, task: str, examples: int, params: Finet
     """Seconds of one run on the GPU that the study had on Colab, from its steps per second; evaluation is in them.
 
     Of BERT, so an upper estimate for the swaps. None where the study has nothing alike: another shape, task, batch,
-    precision or length limit.
+    precision, length limit or way of batching.
     """
     shape = (config.num_hidden_layers, config.hidden_size, config.num_attention_heads)
-    alike = all(getattr(params, name) == STUDY[name] for name in ("batch_size", "accumulate", "max_length"))
+    same = {name: STUDY[name] for name in ("batch_size", "accumulate", "max_length")} | EXTRAS
+    alike = all(getattr(params, name) == value for name, value in same.items())
     if task not in published.EXPECTED.tasks or shape != SHAPES["bert-base"] or not alike or params.precision != "fp32":
         return None
     steps = params.epochs * math.ceil(examples / params.batch_size)
@@ -127,7 +128,8 @@ def longest(data: TaskData, tokenizer: PreTrainedTokenizerBase, limit: int) -> i
 def in_words(params: FinetuneParams, data: TaskData) -> str:
     """What each run of 03_finetune will need on a GPU: a line a model, for the longest batch there can be."""
     config, tokenizer = load_shape(params.teacher)
-    length = longest(data, tokenizer, min(params.max_length, config.max_position_embeddings))
+    tokens = longest(data, tokenizer, min(params.max_length, config.max_position_embeddings))
+    length = math.ceil(tokens / params.pad_to) * params.pad_to
     lines = [f"Estimates for {params.batch_size} examples of up to {length} tokens, {params.precision}, on a GPU:"]
     for model in params.models:
         student = student_config(config, model, num_labels=data.task.num_labels)

@@ -15,7 +15,7 @@ import torch
 from transformers import PreTrainedModel, set_seed
 
 from . import records
-from .callbacks import Pace, last_checkpoint, say
+from .callbacks import last_checkpoint, say
 from .config import CALIBRATED, FILTERS, recipe
 from .glue_trainer import EVAL_BATCH_SIZE, GlueTrainer, epochs, make_trainer
 from .metrics import chance
@@ -44,6 +44,9 @@ def finetune(params: FinetuneParams) -> list[Record]:
     if params.max_length > teacher.config.max_position_embeddings:
         raise ParameterError(f"max_length: {params.max_length} is more than teacher {teacher.name!r} has positions "
                              f"({teacher.config.max_position_embeddings})")
+    if (padded := -(-params.max_length // params.pad_to) * params.pad_to) > teacher.config.max_position_embeddings:
+        raise ParameterError(f"pad_to: {params.pad_to} pads max_length, {params.max_length}, to {padded}, more than teacher "
+                             f"{teacher.name!r} has positions ({teacher.config.max_position_embeddings})")
     for model in params.models:
         recipe(model, teacher.config.num_hidden_layers)  # refuses what does not fit
     store = RecordStore(results_folder(params.results, data.record.source))
@@ -102,6 +105,8 @@ def run(params: FinetuneParams, data: TaskData, teacher: Teacher, model: str, se
         return existing
     if params.precision == "fp16" and not torch.cuda.is_available():
         raise ParameterError("precision: 'fp16' needs a GPU; on this CPU one of: fp32, bf16")
+    if params.compile == "graphs" and not torch.cuda.is_available():
+        raise ParameterError("compile: 'graphs' needs a GPU; on this CPU one of: no, default")
     common = {
         "run_id": run_id, "stage": "finetune", "params": decisive, "seed": seed, "task": params.task, "model": model,
         "training": params.recipe_name, "teacher": teacher.record(), "data": data.record, "code": code(),
@@ -114,11 +119,11 @@ def run(params: FinetuneParams, data: TaskData, teacher: Teacher, model: str, se
     try:
         outcome = _train(params, data, teacher, model, seed, work, decisive, folder)
     except RuntimeError as error:
-        failed = Record(**common, status="failed", error=_one_line(error), env=_environment(params.precision),
+        failed = Record(**common, status="failed", error=_one_line(error), env=_environment(params),
                         ended=now())
         store.write(failed, force=existing is not None)
         raise
-    record = Record(**common, **outcome, env=_environment(params.precision), ended=now())
+    record = Record(**common, **outcome, env=_environment(params), ended=now())
     if existing is None and (other := store.get(run_id)):
         return other  # another process ran the same meanwhile; its record stands
     store.write(record, force=existing is not None)
@@ -146,7 +151,6 @@ def _train(params: FinetuneParams, data: TaskData, teacher: Teacher, model: str,
     result = trainer.train(resume_from_checkpoint=checkpoint)
     wall = time.perf_counter() - start
 
-    pace = next(c for c in trainer.callback_handler.callbacks if isinstance(c, Pace))
     history = epochs(trainer.state.log_history)
     headline = data.task.headline
     scores = [entry[headline] for entry in history if math.isfinite(entry[headline])]
@@ -166,7 +170,7 @@ def _train(params: FinetuneParams, data: TaskData, teacher: Teacher, model: str,
             "train_runtime_s": result.metrics["train_runtime"], "wall_s": wall,
             "train_steps_per_s": result.metrics["train_steps_per_second"],
             "train_samples_per_s": result.metrics["train_samples_per_second"],
-            "steady_steps_per_s": pace.steps_per_s,
+            "steady_steps_per_s": trainer.pace.steps_per_s,
             "eval_runtime_s": trainer.last_speed["runtime"], "eval_steps_per_s": trainer.last_speed["steps_per_second"],
             "eval_samples_per_s": trainer.last_speed["samples_per_second"],
             "steps": trainer.state.global_step, "resumed": checkpoint is not None,
@@ -247,8 +251,8 @@ def _labels(data: TaskData) -> list:
     return list(data.validation[data.task.validation[0]]["label"])
 
 
-def _environment(precision: str) -> dict[str, Any]:
-    return environment("cuda" if torch.cuda.is_available() else "cpu", precision)
+def _environment(params: FinetuneParams) -> dict[str, Any]:
+    return environment("cuda" if torch.cuda.is_available() else "cpu", params.precision, params.compile != "no")
 
 
 def _one_line(error: BaseException) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,10 @@ import torch
 from transformers import (
     DataCollatorWithPadding, PreTrainedModel, PrinterCallback, ProgressCallback, Trainer, TrainingArguments,
 )
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from .callbacks import Bar, EpochLine, Pace, TimedCheckpoint, watched
+from .compiling import compiled, room_for
 from .hub import in_notebook
 from .metrics import GlueMetric
 from .params import FinetuneParams
@@ -20,6 +24,7 @@ from .tasks import TaskData
 from .teacher import Teacher
 
 EVAL_BATCH_SIZE = 64
+COLD = 2  # steps of a shape that time compilation: the first compiles, the second records the CUDA graph
 
 
 def make_trainer(params: FinetuneParams, data: TaskData, teacher: Teacher, student: PreTrainedModel, seed: int,
@@ -51,9 +56,9 @@ def make_trainer(params: FinetuneParams, data: TaskData, teacher: Teacher, stude
     # One GPU a run: on a host with several, the Trainer would spread each batch and so change the recipe.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     trainer = (kind or GlueTrainer)(
-        task=data.task, model=student, args=arguments, train_dataset=prepare(data.train), eval_dataset=validation,
-        processing_class=teacher.tokenizer, data_collator=DataCollatorWithPadding(teacher.tokenizer),
-        callbacks=[TimedCheckpoint(params.checkpoint_minutes), Pace()],
+        task=data.task, params=params, model=student, args=arguments, train_dataset=prepare(data.train),
+        eval_dataset=validation, processing_class=teacher.tokenizer, callbacks=[TimedCheckpoint(params.checkpoint_minutes)],
+        data_collator=DataCollatorWithPadding(teacher.tokenizer, pad_to_multiple_of=params.pad_to),
     )
     # stdout is for the records' paths: the Trainer's own printing goes, one line an epoch goes to stderr instead.
     for printing in (PrinterCallback, ProgressCallback):
@@ -64,15 +69,56 @@ def make_trainer(params: FinetuneParams, data: TaskData, teacher: Teacher, stude
     return trainer
 
 
-class GlueTrainer(Trainer):
-    """The Trainer with a GLUE task's metrics; keeps the last evaluation's predictions, metrics and speed."""
+class ByLength(LengthGroupedSampler):
+    """transformers' sampler, its order decided by seed and epoch alone: a resumed run goes on in the order it began in."""
 
-    def __init__(self, task, **kwargs):
-        self.task, self.metric = task, GlueMetric(task.name)
+    def __init__(self, batch_size: int, lengths: list[int], seed: int):
+        super().__init__(batch_size, lengths=lengths, generator=torch.Generator())
+        self.seed = seed
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.generator.manual_seed(self.seed + epoch)
+
+
+class GlueTrainer(Trainer):
+    """The Trainer with a GLUE task's metrics; keeps the last evaluation's predictions, metrics and speed.
+
+    Only training steps are compiled: evaluation is the same code for every run, and its lengths need no compilation.
+    """
+
+    def __init__(self, task, params: FinetuneParams, **kwargs):
+        self.task, self.params, self.metric = task, params, GlueMetric(task.name)
+        self.pace, self.compiled, self.seen = Pace(), None, Counter()
         self.predicted: dict[str, int] = {}
         self.last_metrics: dict[str, float] = {}
         self.last_speed: dict[str, float] = {}
         super().__init__(compute_metrics=self._compute, **kwargs)
+        self.add_callback(self.pace)
+
+    def train(self, *args, **kwargs):
+        if self.params.compile == "no":
+            return super().train(*args, **kwargs)
+        lengths = math.ceil(self.params.max_length / self.params.pad_to)
+        with room_for(2 * lengths):  # a batch may be a whole one, or an epoch's last
+            return super().train(*args, **kwargs)
+
+    def training_step(self, model, inputs, *args, **kwargs):
+        if self.params.compile != "no":
+            shape = inputs["input_ids"].shape
+            self.seen[shape] += 1
+            if self.seen[shape] <= COLD:
+                self.pace.pause(self.state)
+            if self.compiled is None:
+                self.compiled = compiled(model, graphs=self.params.compile == "graphs")
+            model = self.compiled
+        return super().training_step(model, inputs, *args, **kwargs)
+
+    def _get_train_sampler(self, train_dataset=None):
+        if not self.params.group_by_length:
+            return super()._get_train_sampler(train_dataset)
+        lengths = [len(ids) for ids in self.train_dataset["input_ids"]]
+        return ByLength(self.args.train_batch_size * self.args.gradient_accumulation_steps, lengths, self.args.data_seed)
 
     def _compute(self, outcome) -> dict[str, float]:
         logits, references = outcome.predictions, outcome.label_ids

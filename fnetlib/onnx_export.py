@@ -6,6 +6,7 @@ Needs the extra `onnx` (pip install "fnetlib[onnx]").
 from __future__ import annotations
 
 import importlib.util
+import logging
 import warnings
 from pathlib import Path
 
@@ -46,6 +47,7 @@ def export(model: PreTrainedModel, file: str | Path) -> Path:
     mask[1, 5:] = 0  # padding, so that its code path is in the graph
     examples = (torch.full_like(mask, 5), mask, torch.zeros_like(mask))  # distinct: one tensor twice becomes one input
     sizes = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("length", min=2, max=config.max_position_embeddings)}
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it says that torchvision, which is not used, is absent
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(

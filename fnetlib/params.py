@@ -28,6 +28,8 @@ STUDY_MODELS = ["bert", "fnet-naive", "fnet-paper", "fnet", "hybrid-2"]  # what 
 # The 2023 study's training recipe (bert-base-uncased, GLUE).
 STUDY = {"epochs": 5, "learning_rate": 2e-5, "batch_size": 16, "weight_decay": 0.01, "warmup": 0.0,
          "accumulate": 1, "max_length": 512, "train_size": 0, "eval_size": 0}
+# What the study did without. A run's record has these only where they differ, so that they rename no finished run.
+EXTRAS = {"distill_epochs": 0, "compile": "no", "pad_to": 1, "group_by_length": False}
 
 
 def _no_bool(value: Any) -> Any:
@@ -41,6 +43,11 @@ def _comma_list(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return ",".join(str(v) for v in value)
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _compile_mode(value: Any) -> Any:
+    """YAML takes `no` for False; and True is what TransferParams calls it."""
+    return ("default" if value else "no") if isinstance(value, bool) else value
 
 
 Int = Annotated[int, BeforeValidator(_no_bool)]
@@ -124,6 +131,11 @@ class FinetuneParams(Inputs):
     accumulate: Int = Field(1, ge=1, description="gradient accumulation steps")
     max_length: Int = Field(512, ge=8, description="tokens an example is cut to")
     precision: Precision = Field("fp32", description="fp32, bf16 or fp16 (the last two by autocast)")
+    compile: Annotated[Literal["no", "default", "graphs"], BeforeValidator(_compile_mode)] = Field(
+        "no", description="torch.compile of the training steps: no, default, or graphs (as CUDA graphs, on a GPU); pays from "
+                          "some hundred steps on, every shape of a batch is compiled anew: give pad_to")
+    pad_to: Int = Field(1, ge=1, description="batches are padded to a multiple of so many tokens")
+    group_by_length: bool = Field(False, description="True: training batches of examples of similar length")
     train_size: Int = Field(0, ge=0, description="use only this many training examples, 0 for all")
     eval_size: Int = Field(0, ge=0, description="use only this many validation examples, 0 for all")
     student: CommaList = Field("", description="folder of an adapted model (02_transfer) to start from, or a comma list with "
@@ -177,9 +189,16 @@ class FinetuneParams(Inputs):
     @model_validator(mode="after")
     def _study_is_the_study(self):
         if self.training == "study" and self.recipe_name != "study":
-            wrong = [f"{k}={getattr(self, k)} (the study: {v})" for k, v in {**STUDY, "distill_epochs": 0}.items()
+            wrong = [f"{k}={getattr(self, k)} (the study: {v})" for k, v in {**STUDY, **EXTRAS}.items()
                      if getattr(self, k) != v]
             raise ValueError(f"training: 'study' is the 2023 study's recipe, but {', '.join(wrong)}")
+        return self
+
+    @model_validator(mode="after")
+    def _graphs_keep_no_gradients(self):
+        if self.compile == "graphs" and self.accumulate > 1:
+            raise ValueError(f"compile: 'graphs' overwrites the gradients that accumulate={self.accumulate} adds up; one of: "
+                             "no, default")
         return self
 
     @property
@@ -211,13 +230,13 @@ class FinetuneParams(Inputs):
             return "tuned" if self.training == "auto" else self.training
         if self.distill_epochs:
             return "distilled" if self.training in ("auto", "study") else self.training
-        if all(getattr(self, name) == value for name, value in STUDY.items()):
+        if all(getattr(self, name) == value for name, value in {**STUDY, **EXTRAS}.items()):
             return "study" if self.training == "auto" else self.training
         return "custom" if self.training in ("auto", "study") else self.training
 
     def decisive(self) -> dict[str, Any]:
         """What decides a run's result besides task, model, seed, data and teacher: goes into the run_id."""
-        names = [*STUDY, "precision", *(["distill_epochs"] if self.distill_epochs else [])]
+        names = [*STUDY, "precision", *(name for name, value in EXTRAS.items() if getattr(self, name) != value)]
         return {name: getattr(self, name) for name in names}
 
 

@@ -215,7 +215,8 @@ def solo_runs(runs: pd.DataFrame) -> dict[tuple, list[Record]]:
 
 def _pace(record: Record) -> tuple:
     """What must be equal for one run's throughput to stand for another's."""
-    settings = [record.params.get(name) for name in ("batch_size", "accumulate", "max_length", "precision")]
+    names = ("batch_size", "accumulate", "max_length", "precision", "compile", "pad_to", "group_by_length")
+    settings = [record.params.get(name) for name in names]
     return (record.teacher.name if record.teacher else None, record.task, label(record), record.env.get("device_name"),
             *settings)
 

@@ -291,8 +291,8 @@ def test_time_is_the_studys_own():
     assert estimates.training_seconds(BertConfig(), "qnli", 104_743, params) == pytest.approx(9227, rel=1e-3)
     assert estimates.training_seconds(TINY, "rte", 2490, params) is None  # another shape
     assert estimates.training_seconds(BertConfig(), "sst2", 2490, params) is None  # a task that it did not run
-    other = params.model_copy(update={"precision": "fp16"})
-    assert estimates.training_seconds(BertConfig(), "rte", 2490, other) is None
+    for other in ({"precision": "fp16"}, {"compile": "graphs"}):
+        assert estimates.training_seconds(BertConfig(), "rte", 2490, params.model_copy(update=other)) is None
     assert estimates.duration(59) == "1 minute" and estimates.duration(406.4) == "7 minutes"
     assert estimates.duration(9227) == "2.6 hours"
 

@@ -38,6 +38,7 @@ def test_list_and_show(tmp_path, capsys):
     (["finetune", "--task", "foo"], "error: task: 'foo' is not one of: cola"),
     (["finetune", "--model", "fnett"], "error: model: 'fnett' is not one of: bert"),
     (["finetune", "--epochs", "x"], "error: epochs: 'x' does not fit"),
+    (["finetune", "--compile", "graphs", "--pad-to", "32", "--group-by-length", "--accumulate", "2"], "error: compile: 'graphs'"),
     (["list", "--results", "/no/such"], "error: results: no records in /no/such/runs"),
     (["show", "nothing", "--results", "/no/such"], "error: run: 0 records in /no/such/runs begin with 'nothing'"),
 ])

@@ -1,6 +1,7 @@
 """Fine-tuning: a record per run, resume equal to uninterrupted, accumulation, all nine tasks, failures recorded."""
 
 import shutil
+from collections import Counter
 from functools import partial
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from transformers import TrainerCallback
 
 from factories import finetune_record
-from fnetlib import adapt, callbacks, synthetic, task_distillation
+from fnetlib import adapt, callbacks, compiling, glue_trainer, synthetic, task_distillation
 from fnetlib import finetune as module
 from fnetlib.distill import layer_errors, prediction_error
 from fnetlib.finetune import choose, epochs, finetune, in_words, last_checkpoint, make_trainer, record_path, scores
@@ -99,9 +100,10 @@ class KillAfter(TrainerCallback):
 
 
 @pytest.mark.parametrize("step", [2, 4])
-def test_resumed_run_equals_the_uninterrupted_one(params, tmp_path, step):
+@pytest.mark.parametrize("by_length", [False, True])
+def test_resumed_run_equals_the_uninterrupted_one(params, tmp_path, step, by_length):
     """Dropout is on, so that the random state must come back too."""
-    asked = params(checkpoint_minutes=0)
+    asked = params(checkpoint_minutes=0, group_by_length=by_length)
     whole = weights(asked, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         weights(asked, tmp_path / "broken", [KillAfter(step + 1)])
@@ -301,6 +303,134 @@ def test_the_pace_leaves_out_warm_up_and_evaluations(params, monkeypatch):
     record = finetune(params(epochs=2, padded_to=""))[0]  # 2 epochs of 3 steps: one warm step in the first, three in the second
     assert record.timing["steady_steps_per_s"] == pytest.approx((1 + 3) / 2)
     assert finetune(params(epochs=1, train_size=16, padded_to=""))[0].timing["steady_steps_per_s"] is None
+
+
+def trainer_of(asked: FinetuneParams, work) -> glue_trainer.GlueTrainer:
+    data, teacher = load_task(asked.task, asked.data, asked.train_size, asked.eval_size), load_teacher(asked.teacher)
+    student, _ = build_student(teacher, asked.model, seed=1, num_labels=data.task.num_labels)
+    return make_trainer(asked, data, teacher, student, 1, work)
+
+
+def test_batches_are_padded_to_multiples(params, tmp_path):
+    lengths = {}
+    for pad_to in (1, 16):
+        trainer = trainer_of(params(pad_to=pad_to), tmp_path)
+        lengths[pad_to] = [batch["input_ids"].shape[1] for loader in (trainer.get_train_dataloader(), trainer.get_eval_dataloader())
+                           for batch in loader]
+    assert any(length % 16 for length in lengths[1])
+    assert lengths[16] == [-(-length // 16) * 16 for length in lengths[1]]
+
+
+def test_more_padding_than_the_teacher_has_positions(params):
+    with pytest.raises(ParameterError, match=r"pad_to: 40 pads max_length, 48, to 80, more than teacher .* has positions \(64\)"):
+        finetune(params(pad_to=40))
+
+
+def test_examples_of_similar_length_train_together_each_once_an_epoch(params, tmp_path):
+    def epochs_of(by_length: bool) -> list[list[torch.Tensor]]:
+        loader = trainer_of(params(task="cola", train_size=200, group_by_length=by_length), tmp_path).get_train_dataloader()
+        return [[batch["attention_mask"] for batch in loader] for _ in range(2)]
+
+    def padding(masks: list[torch.Tensor]) -> int:
+        return sum(int((mask == 0).sum()) for mask in masks)
+
+    as_drawn, (grouped, again) = epochs_of(False)[0], epochs_of(True)
+    assert padding(grouped) < 0.6 * padding(as_drawn)
+    lengths = [Counter(int(n) for mask in masks for n in mask.sum(1)) for masks in (as_drawn, grouped, again)]
+    assert lengths[0] == lengths[1] == lengths[2]
+    assert [m.shape for m in grouped] != [m.shape for m in again] or any((a != b).any() for a, b in zip(grouped, again))
+    assert all(torch.equal(a, b) for a, b in zip(grouped, epochs_of(True)[0], strict=True))
+
+
+@pytest.fixture
+def without_noise(monkeypatch):
+    """A compiler draws other random numbers for dropout."""
+    build = module.build_student
+    monkeypatch.setattr(module, "build_student", partial(build, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0))
+
+
+@pytest.fixture
+def without_code(monkeypatch):
+    """torch.compile traces and guards as ever, but generates no code, which takes a minute."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+
+
+def assert_equal_training(eager, compiled) -> None:
+    assert eager.status == compiled.status == "finished" and eager.run_id != compiled.run_id
+    assert compiled.env["compile"] and not eager.env["compile"] and eager.metrics.padding == compiled.metrics.padding
+    for ours, theirs in zip(compiled.metrics.history, eager.metrics.history, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-7)
+
+
+@pytest.mark.parametrize("values", [
+    {}, {"model": "bert"}, {"model": "fnet-naive", "precision": "bf16"}, {"task": "stsb", "accumulate": 2},
+    {"distill_epochs": 1, "epochs": 1, "pad_to": 48},
+], ids=str)
+def test_compiled_training_is_the_same_training(params, without_noise, without_code, monkeypatch, values):
+    same = {"pad_to": 16, "train_size": 40, "padded_to": "16,48", **values}  # 40: an epoch's last batch is smaller
+    eager, compiled = finetune(params(**same))[0], finetune(params(**same, compile="default"))[0]
+    assert_equal_training(eager, compiled)
+    assert compiled.params["compile"] == "default" and compiled.params["pad_to"] == same["pad_to"] and "compile" not in eager.params
+    monkeypatch.setattr(module, "_train", lambda *a: pytest.fail("computed again"))
+    assert finetune(params(**same, compile="default")) == [compiled]
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler")
+@pytest.mark.parametrize("mode, values", [
+    ("default", {"model": "bound", "pad_to": 48}),  # one shape, no mixing: what takes its time is the C++ compiler
+    pytest.param("graphs", {"pad_to": 16, "train_size": 120, "group_by_length": True}, marks=pytest.mark.skipif(
+        not torch.cuda.is_available(), reason="CUDA graphs need a GPU"))])
+def test_generated_code_of_one_layer_trains_to_the_same_scores(params, without_noise, mode, values, tmp_path):
+    teacher = load_teacher(params().teacher)
+    teacher.model.config.num_hidden_layers = 1
+    type(teacher.model)(teacher.model.config).save_pretrained(tmp_path / "one")
+    teacher.tokenizer.save_pretrained(tmp_path / "one")
+    same = {"teacher": str(tmp_path / "one"), "padded_to": "", **values}
+    assert_equal_training(finetune(params(**same))[0], finetune(params(**same, compile=mode))[0])
+
+
+def test_cuda_graphs_are_asked_for_by_options_that_torch_knows(monkeypatch):
+    compiling.compiled(torch.nn.Linear(1, 1), graphs=True)  # raises on an unknown one
+    asked = []
+    monkeypatch.setattr(torch, "compile", lambda model, **how: asked.append(how))
+    for graphs in (False, True):
+        compiling.compiled(torch.nn.Linear(1, 1), graphs)
+    assert [bool(how["options"]) for how in asked] == [False, True] and asked[1]["options"]["triton.cudagraphs"]
+    assert all(how["fullgraph"] and how["dynamic"] is False for how in asked)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has CUDA graphs")
+def test_graphs_without_a_gpu_are_refused(params):
+    with pytest.raises(ParameterError, match="compile: 'graphs' needs a GPU; on this CPU one of: no, default"):
+        finetune(params(compile="graphs"))
+
+
+def test_more_shapes_than_there_is_room_for_are_an_error_not_eager(params, without_code, tmp_path, monkeypatch):
+    monkeypatch.setattr(glue_trainer, "room_for", lambda shapes: compiling.room_for(1))
+    with pytest.raises(RuntimeError, match="torch.compile: more than 1 shapes"):
+        finetune(params(compile="default", train_size=40))
+    assert [r.status for r in RecordStore(tmp_path / "results").all()] == ["failed"]
+
+
+def test_the_pace_leaves_out_steps_that_compile(params, monkeypatch):
+    """Every step of a shape's first two is cold; a step takes 1 s by the clock, a cold one 100."""
+    monkeypatch.setattr(callbacks.Pace, "WARMUP", 0)
+    monkeypatch.setattr(glue_trainer, "compiled", lambda model, graphs: model)
+    now = [0.0]
+    monkeypatch.setattr(callbacks, "now_on_device", lambda: now[0])
+    step, seen = glue_trainer.Trainer.training_step, Counter()
+
+    def timed(self, model, inputs, *args, **kwargs):
+        seen[inputs["input_ids"].shape] += 1
+        now[0] += 1 if seen[inputs["input_ids"].shape] > glue_trainer.COLD else 100
+        return step(self, model, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(glue_trainer.Trainer, "training_step", timed)
+    same = {"pad_to": 16, "train_size": 120, "padded_to": ""}
+    record = finetune(params(**same, compile="default"))[0]
+    assert len(seen) >= 2 and record.timing["steady_steps_per_s"] == pytest.approx(1.0)
+    seen.clear()
+    assert finetune(params(**same))[0].timing["steady_steps_per_s"] < 0.2
 
 
 def test_a_calibrated_recipe_is_recorded_with_its_fit(params):

@@ -31,6 +31,10 @@ from fnetlib.presets import Preset, load_preset, names
     ({"grid": "epochs 1 0", "seeds": "1,2"}, "epochs: 0 does not fit"),
     ({"grid": "epochs 1 2"}, "grid: two seeds are needed"),
     ({"padded_to": "16,x"}, "padded_to: '16,x' is not a comma list of whole numbers"),
+    ({"compile": "fast"}, "compile: 'fast' is not one of: no, default or graphs"),
+    ({"compile": "graphs", "accumulate": 2}, "compile: 'graphs' overwrites the gradients that accumulate=2 adds up; one of: no, default"),
+    ({"pad_to": 0}, "pad_to: 0 does not fit: input should be greater than or equal to 1"),
+    ({"training": "study", "pad_to": 8}, "is the 2023 study's recipe, but pad_to=8 (the study: 1)"),
     ({"model": "fnet-no-mask-no-nrom"}, "'nrom' is not one of: norm, mask, gain, projection"),
     ({"model": "fnet+mask"}, "'mask' changes nothing in 'fnet'"),
     ({"model": "bert-no-gain"}, "'gain' changes nothing in 'bert'"),
@@ -71,6 +75,17 @@ def test_defaults_are_the_2023_studys_recipe():
 def test_where_results_go_and_whether_to_force_do_not_change_a_runs_name():
     assert FinetuneParams(results="x", force=True, seed=3).decisive() == FinetuneParams().decisive()
     assert FinetuneParams(precision="bf16").decisive() != FinetuneParams().decisive()
+
+
+@pytest.mark.parametrize("extra", [{"compile": "default"}, {"compile": "graphs"}, {"pad_to": 32}, {"group_by_length": True}])
+def test_what_the_study_did_without_is_not_its_recipe_and_names_a_run_only_where_it_is_used(extra):
+    plain, made = FinetuneParams().decisive(), FinetuneParams(**extra)
+    assert made.recipe_name == "custom" and made.decisive() == {**plain, **extra} and not set(extra) & set(plain)
+    assert FinetuneParams(**{name: FinetuneParams.model_fields[name].default for name in extra}).decisive() == plain
+
+
+def test_compile_takes_what_yaml_and_02_call_it():
+    assert [FinetuneParams.parse({"compile": value}).compile for value in (False, True, "graphs")] == ["no", "default", "graphs"]
 
 
 def test_presets_are_valid_and_never_fall_back():

@@ -252,7 +252,8 @@ def test_throughput_comes_from_runs_that_were_alone(made):
 
 
 def test_throughput_of_another_batch_precision_or_teacher_stands_for_nothing(made):
-    others = [solo("bert", 40.0, batch_size=32), solo("bert", 40.0, precision="bf16"), solo("bert", 40.0, teacher="x"),
+    others = [solo("bert", 40.0, compile="graphs"), solo("bert", 40.0, pad_to=32), solo("bert", 40.0, group_by_length=True),
+              solo("bert", 40.0, batch_size=32), solo("bert", 40.0, precision="bf16"), solo("bert", 40.0, teacher="x"),
               solo("bert", 40.0, task="rte"), solo("bert", 40.0, gpu=False), solo("bert", 1.0, status="failed", seed=9)]
     data = tables_speed.finetuning(made(*study_records(tasks=("cola",)), *others)).data
     assert set(data.throughput) == {"own"} and row(data, label="bert").train_steps_per_s == 10

@@ -183,7 +183,8 @@ def test_teachers_come_first_then_the_grid_then_its_best_point(project):
     tuned = {"seeds": [1, 2], "models": ["fnet"], "teacher": "better", "grid": "learning_rate 1e-3 1e-2"}
     (project / "tiny.yaml").write_text(yaml.safe_dump({
         **TINY, "teachers": {"better": {"model": "bert", "adapt": "mlm"}},
-        "sweeps": {"tuned": {"rte": tuned}, "alone": {"rte": {"seeds": [1], "models": ["fnet", "bert"], "solo": True}}}}))
+        "sweeps": {"tuned": {"rte": tuned}, "alone": {"rte": {"seeds": [1], "models": ["fnet", "bert"], "solo": True,
+                                                        "group_by_length": True}}}}))
     status, output = run(project, "--cores", "4", env={"CUDA_VISIBLE_DEVICES": "0,3"})
     assert status == 0, output
     lines = (project / "calls.txt").read_text().splitlines()
@@ -197,6 +198,7 @@ def test_teachers_come_first_then_the_grid_then_its_best_point(project):
     assert {"--learning-rate 0.001", "--learning-rate 0.01"} == {re.search(r"--learning-rate \S+", lines[i])[0] for i in grid}
     alone = [line for _, line in jobs if "--training alone" in line]
     assert len(alone) == 2 and not any("--shared" in line for line in alone)
+    assert all(re.search(r"--group-by-length( --|$)", line) for line in alone)  # a flag: the command line takes no value with it
     gpus = {gpu for gpu in (project / "gpus.txt").read_text().split() if gpu != "none"}
     assert gpus == {"0", "3"}  # jobs take turns
 

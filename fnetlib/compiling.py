@@ -1,0 +1,34 @@
+"""torch.compile that fails where it would silently return to eager."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import nn
+
+
+def compiled(model: nn.Module, graphs: bool = False) -> Callable:
+    """The model, compiled anew for each shape of its inputs. graphs: its kernels are launched as one CUDA graph.
+
+    An error where it cannot be compiled as a whole, or not be launched so.
+    """
+    options = {"triton.cudagraphs": True, "triton.cudagraph_or_error": True} if graphs else None
+    return torch.compile(model, fullgraph=True, dynamic=False, options=options)
+
+
+@contextlib.contextmanager
+def room_for(shapes: int) -> Iterator[None]:
+    """Inside, one function can be compiled so many times, whatever was compiled before; RuntimeError beyond."""
+    import torch._dynamo  # slow, and seldom needed
+
+    torch._dynamo.reset()
+    try:
+        with torch._dynamo.config.patch(recompile_limit=shapes, accumulated_recompile_limit=max(shapes, 256),
+                                        fail_on_recompile_limit_hit=True):
+            yield
+    except torch._dynamo.exc.FailOnRecompileLimitHit as error:
+        raise RuntimeError(f"torch.compile: more than {shapes} shapes") from error
+    finally:
+        torch._dynamo.reset()
