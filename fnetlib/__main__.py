@@ -163,7 +163,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         CliApp.run(Main, cli_args=sys.argv[1:] if arguments is None else arguments)
     except ValidationError as error:
-        print("error: " + "; ".join(_line(e, Params) for e in error.errors()), file=sys.stderr)
+        errors = [{**e, "loc": e["loc"][1:]} for e in error.errors()]  # without the subcommand's name
+        print("error: " + "; ".join(_line(e, Params) for e in errors), file=sys.stderr)
         return 2
     except (ParameterError, RecordError, SettingsError) as error:
         print(f"error: {error}", file=sys.stderr)
