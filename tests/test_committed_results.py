@@ -28,8 +28,8 @@ def report(request, tmp_path_factory):
     """A committed results folder, and one that the code cells of 05_analysis make from its records alone."""
     folder, made = request.param.parent, tmp_path_factory.mktemp("made")
     shutil.copytree(folder / "runs", made / "runs")
-    names = {"found": load(folder.name, made), "choice": choice, "plots": plots, "plots_repair": plots_repair, "readme": readme, "recovery": recovery,
-             "tables": tables, "tables_repair": tables_repair, "tables_speed": tables_speed,
+    names = {"found": load(folder.name, made), "choice": choice, "plots": plots, "plots_repair": plots_repair,
+             "readme": readme, "recovery": recovery, "tables": tables, "tables_repair": tables_repair, "tables_speed": tables_speed,
              "tables_training": tables_training, "xatl": xatl}
     for cell in nbformat.read(ROOT / "notebooks" / "05_analysis.ipynb", 4).cells:
         for line in cell.source.splitlines():
