@@ -17,7 +17,7 @@ from .config import student_config
 from .efficiency import model_config, shape_config
 from .params import PADDED, EfficiencyParams
 from .peers import PEERS
-from .plots import _empty, _finish, _length_axis, _panels, colour
+from .plots import _dashes, _empty, _finish, _length_axis, _panels, colour
 from .records import Record
 from .results import model_key
 from .tables import Table
@@ -85,7 +85,7 @@ def times(records: list[Record]) -> Figure:
             per_token = group.assign(value=group[f"{kind}_s"].astype(float) / (group.length * group.batch) * 1e6)
             scale = 1.0 if on_gpu else _reference(per_token)
             for model, part in per_token.sort_values("length").groupby("model"):
-                axis.plot(part.length, part.value / scale, color=colour(model), marker="o", ms=4, lw=1.6)
+                axis.plot(part.length, part.value / scale, color=colour(model), marker="o", ms=4, lw=1.6, ls=_dashes(model))
             axis.set(title=f"{WORDS[kind]}, {precision}, {mode}", xlabel="tokens",
                      ylabel="µs a token" if on_gpu else "× BERT, shortest", yscale="log")
             _length_axis(axis, sorted(group.length.unique()))

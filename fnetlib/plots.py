@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from . import published
-from .params import TASKS
+from .params import PADDED, TASKS
 from .records import Record
 from .results import (
     GROUP, Results, cells, chance, data_note, data_tag, labels, metric_title, model_key, tagged, task_title,
@@ -30,7 +30,9 @@ from .tables_speed import SETTING, speed_frame
 WIDTH = 8.6  # inches: what GitHub shows without shrinking it much
 COLOURS = {"bert": "#000000", "fnet-naive": "#D55E00", "fnet-paper": "#E69F00", "fnet": "#0072B2",
            "fnet-calibrated": "#CC79A7", "hybrid-2": "#009E73", "hybrid-1": "#56B4E9", "hybrid-3": "#117733",
-           "fnet+filter": "#AA4499", "fnet+gated": "#332288", "hybrid-2+gated": "#B8860B", "bound": "#8C8C8C"}
+           "fnet+filter": "#AA4499", "fnet+gated": "#332288", "hybrid-2+gated": "#B8860B", "bound": "#8C8C8C",
+           "bert-eager": "#AA3377", "hf-fnet": "#DDCC77", "modernbert": "#88CCEE", "longformer": "#661100", "bigbird": "#88AA55",
+           "nystromformer": "#EE99AA"}
 REPAIRS = {"norm": "#882255", "mask": "#44AA99", "gain": "#999933", "projection": "#6699CC"}  # Tol's muted palette
 _SPARE = ("#88CCEE", "#DDCC77", "#661100", "#88AA55")
 STYLE = {"font.size": 9, "axes.titlesize": 10, "axes.spines.top": False, "axes.spines.right": False,
@@ -39,7 +41,7 @@ STYLE = {"font.size": 9, "axes.titlesize": 10, "axes.spines.top": False, "axes.s
 
 def colour(name: str) -> str:
     """The recipe's colour; with one repair added or left out the repair's; else a spare one, always the same."""
-    base = re.split(r"[@ ]", name)[0]
+    base = re.split(r"[@: ]", name)[0]
     changed = re.findall(r"(?:\+|-no-)([a-z]+)", base)
     if base not in COLOURS and len(changed) == 1 and changed[0] in REPAIRS:
         return REPAIRS[changed[0]]
@@ -72,7 +74,7 @@ def _finish(figure: Figure, title: str, names: Iterable[str] = (), handles: list
 
 
 def _dashes(name: str) -> str:
-    return ":" if "[" in name else "--" if "@" in name else "-." if "-no-" in name else "-"
+    return ":" if "[" in name or PADDED in name else "--" if "@" in name else "-." if "-no-" in name else "-"
 
 
 def _fill(name: str) -> str:
@@ -216,20 +218,21 @@ def speed_by_length(results: Results) -> Figure:
         for axis, kind, word in zip(axes[2 * row:], ("train", "infer"), ("training step", "inference")):
             for name, part in group.groupby("model"):
                 _ratio_line(axis, part.sort_values("length"), f"{kind}_vs_bert", str(name))
-            axis.set(title=f"{word}: {shape}, {precision}, {mode}\n{tokens} tokens a step, {device}",
-                     xlabel="sequence length", ylabel="× BERT")
+            axis.set_title(f"{word}: {shape}, {precision}, {mode}\n{tokens} tokens a step, {device}", fontsize=9)
+            axis.set(xlabel="sequence length", ylabel="× BERT")
             _length_axis(axis, sorted(group.length.unique()))
-    return _finish(figure, title, data.model)
+    return _finish(figure, title, data.model[data.model != f"bert{PADDED}"])
 
 
 def _ratio_line(axis: Axes, part: pd.DataFrame, column: str, name: str) -> None:
     ratio = part[column].astype(float)
     bars = [(ratio - part[f"{column}_q25"].astype(float)).clip(lower=0).fillna(0),
             (part[f"{column}_q75"].astype(float) - ratio).clip(lower=0).fillna(0)]
-    if name == "bert":
+    if name.removesuffix(PADDED) == "bert":  # 1 by definition
         axis.axhline(1, color=colour(name), lw=1.5)
         return
-    axis.errorbar(part.length.astype(float), ratio, yerr=bars, color=colour(name), marker="o", ms=4, lw=1.6, capsize=2)
+    axis.errorbar(part.length.astype(float), ratio, yerr=bars, color=colour(name), marker="o", ms=4, lw=1.6, capsize=2,
+                  ls=_dashes(name))
 
 
 def _length_axis(axis: Axes, lengths: list[int]) -> None:

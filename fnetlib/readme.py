@@ -127,7 +127,7 @@ def _scored(cell: Any, recovery: bool = True) -> str:
 def _speed_sentences(data: pd.DataFrame) -> list[str]:
     """One sentence a setting, at its shortest and longest sequences."""
     lines = []
-    data = data[data.model.ne("bert") & data.train_vs_bert.notna() & data.infer_vs_bert.notna()]
+    data = data[data.model.ne("bert") & ~data.padded.astype(bool) & data.train_vs_bert.notna() & data.infer_vs_bert.notna()]
     for key, group in data.groupby(tables_speed.SETTING, sort=False, dropna=False):
         for length in sorted({group.length.min(), group.length.max()}):
             parts = [f"`{r.model}` {number(r.train_vs_bert, 2)} and {number(r.infer_vs_bert, 2)}"
