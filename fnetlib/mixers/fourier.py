@@ -114,8 +114,10 @@ def plan_fourier(
         if backend == "fft":
             return FourierPlan(scale)
         j = torch.arange(length, device=device)
-        angle = (torch.outer(j, j) % length).float() * (2 * math.pi / length)
-        return FourierPlan(scale, cos=(angle.cos() * scale)[None].to(dtype), sin=(angle.sin() * scale)[None].to(dtype))
+        period = j[-1] + 1  # the length as a tensor: an exported model takes any
+        angle = (torch.outer(j, j) % period).float() * (2 * math.pi / period)
+        factor = (period * width).float().rsqrt() if norm == "ortho" else 1.0
+        return FourierPlan(scale, cos=(angle.cos() * factor)[None].to(dtype), sin=(angle.sin() * factor)[None].to(dtype))
 
     lengths = real.sum(1).clamp(min=1)[:, None]  # [batch, 1]
     scale = (lengths * width).float().rsqrt()[..., None] if norm == "ortho" else 1.0
