@@ -23,8 +23,8 @@ from torch import nn
 
 from .base import Sequence
 
-# Up to this length the sequence axis' n x n matrices cost less than Bluestein's padded FFTs: so measured on a CPU, where they
-# are equal near 1,000; on a GPU a first choice from the operation counts.
+# Up to this length the sequence axis' n x n matrices cost less than Bluestein's padded FFTs: so measured on a CPU at width 768
+# (04_efficiency, the mixing alone); on a GPU a first choice from the operation counts.
 MATMUL_MAX_LENGTH = 512
 # Up to so many multiplications that half of the spectrum would save, a GPU is done sooner with the whole of it.
 WHOLE_MAX_EXTRA = 1e9
