@@ -39,6 +39,17 @@ def taken_apart(made):
     return parts(made.model, lambda: made.step("train"), "cpu")
 
 
+@pytest.fixture
+def counted(monkeypatch):
+    """Products are counted, a second each, instead of timed: no test may depend on how busy this machine is."""
+    def count(events, on_gpu):
+        return seconds_by_part([SimpleNamespace(name=e.name, cpu_parent=e.cpu_parent, sequence_nr=e.sequence_nr, kernels=[],
+                                                device_type=e.device_type, self_cpu_time_total=1e6 * (e.name == "aten::mm"))
+                                for e in events], on_gpu)
+
+    monkeypatch.setattr(breakdown, "seconds_by_part", count)
+
+
 class Busy(nn.Module):
     """Does what `inner` does, with much work around it that has a backward pass of its own."""
 
@@ -55,13 +66,14 @@ class Busy(nn.Module):
 
 @pytest.mark.parametrize("part, place", [("mixing", lambda layer: (layer.attention, "self")),
                                          ("feed-forward", lambda layer: (layer, "intermediate"))])
-def test_what_is_made_expensive_is_found_expensive(part, place):
+def test_what_is_made_expensive_is_found_expensive(part, place, counted):
     plain, busy = contender("bound"), contender("bound")
     for layer in busy.model.bert.encoder.layer:
         owner, name = place(layer)
         setattr(owner, name, Busy(getattr(owner, name)))
     before, after = taken_apart(plain), taken_apart(busy)
-    assert after[part] > 0.5 * sum(after.values()) and after[part] > 3 * before[part]
+    assert after[part] - before[part] == 2 * 60 * 3  # layers, products, forward and two in the backward pass
+    assert {name: n for name, n in after.items() if name != part} == {name: n for name, n in before.items() if name != part}
 
 
 def test_nothing_is_left_behind_and_names_are_known():
@@ -79,7 +91,6 @@ def test_every_model_is_known_by_its_parts(name):
     found = taken_apart(contender(name))
     assert min(found[part] for part in ("mixing", "feed-forward", "norms", "embeddings", "head", "optimiser")) > 0
     assert (found["projection"] > 0) == (name not in ("fnet-paper", "hf-fnet"))
-    assert found["rest"] < 0.5 * sum(found.values())
 
 
 def event(name, parent=None, number=-1, own=0.0, kernels=(), device=torch.autograd.DeviceType.CPU):

@@ -51,7 +51,7 @@ def test_a_padded_model_is_measured_beside_itself(tmp_path, monkeypatch):
         return config
 
     monkeypatch.setattr(efficiency, "shape_config", small)
-    params = EfficiencyParams.parse({"shape": "1x64", "lengths": "8", "tokens": 16, "repeats": 3, "warmup": 1, "device": "cpu",
+    params = EfficiencyParams.parse({"shape": "2x64", "lengths": "8", "tokens": 16, "repeats": 3, "warmup": 1, "device": "cpu",
                                      "models": "bert,fnet,bound,bert:padded,fnet:padded,modernbert:padded"})
     made = {r.model: r for r in efficiency.measure(params, RecordStore(tmp_path))}
     assert all(r.status == "finished" for name, r in made.items() if "modern" not in name), [r.error for r in made.values()]
