@@ -3,7 +3,7 @@ trained from scratch, and what it gains at the same compute (Choi 2024, arXiv 24
 
 Everything is read from records of stage `adapt`. An arm is a way to start and to train:
 `from scratch` (`-p groups none`), `transferred`, `transferred, LIT freezes ...` (`-p freeze`), `distilled`
-(`-p adapt distill`), `transferred: ...` (some component groups only, the ablation of section 4).
+(`-p adapt distill`; `, and masked-LM` with `-p logits_weight`), `transferred: ...` (some component groups only, the ablation of section 4).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def arm(record: Record) -> str:
     """The arm that a record of continued training belongs to."""
     params = record.params
     if params["adapt"] == "distill":
-        return "distilled"
+        return "distilled, and masked-LM" if params.get("logits_weight") else "distilled"
     if params["groups"] == "none":
         return FROM_SCRATCH
     groups = "" if params["groups"] == "all" else f": {params['groups'].replace(',', ', ')}"
