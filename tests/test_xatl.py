@@ -40,7 +40,7 @@ def test_arms_say_how_a_student_started(results):
 def test_distillation_with_predictions_is_an_arm_of_its_own(tmp_path):
     results = results_of(tmp_path, [line(end=5.0, groups="none"), line(end=4.0, start=8.0, adapt="distill", logits_weight=1.0),
                                     line(end=4.5, start=8.0, adapt="distill")])
-    assert list(xatl.students(results)["arm"]) == ["from scratch", "distilled, and masked-LM", "distilled"]
+    assert set(xatl.students(results)["arm"]) == {"from scratch", "distilled, and masked-LM", "distilled"}
 
 
 def test_speedup_is_the_budget_over_the_steps_to_the_same_loss(results):
