@@ -268,8 +268,9 @@ def test_memory_is_what_the_committed_records_measured_on_a_gpu():
     """bert-base's shape, 32,768 tokens a step. The peaks have work space in them, which the estimate has not."""
     measured = [r for r in RecordStore(ROOT / "results" / "minilm").all("efficiency")
                 if r.params["shape"] == "bert-base" and r.params["mode"] == "eager" and r.memory.get("train_peak_bytes")
-                and r.params["precision"] in ("fp32", "bf16") and r.params["length"] <= 512]
-    assert {r.model for r in measured} >= {"bert", "fnet-naive", "fnet"}
+                and r.params["precision"] in ("fp32", "bf16") and r.params["length"] <= 512
+                and r.model in ("bert", "fnet-naive", "fnet")]  # not the peers, which the estimate does not know
+    assert {r.model for r in measured} == {"bert", "fnet-naive", "fnet"}
     for r in measured:
         config = student_config(BertConfig(), r.model, backend=r.params["backend"])
         memory = estimates.training_memory(config, r.params["batch"], r.params["length"], r.params["precision"], padded=False)
