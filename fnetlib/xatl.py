@@ -3,7 +3,8 @@ trained from scratch, and what it gains at the same compute (Choi 2024, arXiv 24
 
 Everything is read from records of stage `adapt`. An arm is a way to start and to train:
 `from scratch` (`-p groups none`), `transferred`, `transferred, LIT freezes ...` (`-p freeze`), `distilled`
-(`-p adapt distill`; `, and masked-LM` with `-p logits_weight`), `transferred: ...` (some component groups only, the ablation of section 4).
+(`-p adapt distill`; `distilled, and masked-LM` with `-p logits_weight` too), `transferred: ...` (some component groups
+only, the ablation of section 4).
 """
 
 from __future__ import annotations
