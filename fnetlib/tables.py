@@ -105,6 +105,9 @@ def quality(results: Results) -> Table:
                  if r.label == "bert" and r.n and pd.isna(r.recovery)]
     if undefined:
         notes.append(f"Recovery is undefined where BERT does not beat chance: {', '.join(undefined)}.")
+    if (runs["minutes"] > 0).any():
+        notes.append("*model@N min*: after at most N minutes of adaptation; the recovery table says how they are counted. Rows "
+                     "with n = 1 compare objectives and are no scores to quote.")
     return Table("quality", tagged("Quality", results.tag), data, sections, notes + footnotes(runs))
 
 
