@@ -30,7 +30,7 @@ from transformers import BertConfig, PreTrainedConfig
 from . import breakdown, flops
 from .compiling import room_for
 from .config import FNetBertConfig, student_config
-from .mixers.fourier import choose_backend
+from .mixers.fourier import choose_backend, few_tokens
 from .modeling import FNetBertForSequenceClassification
 from .params import PADDED, PRECISIONS, EfficiencyParams, ParameterError, parse_shape
 from .peers import PEERS, peer_config, peer_model
@@ -381,7 +381,8 @@ def _as_run(ours: Contender) -> PreTrainedConfig:
     if ours.config.backend != "auto":
         return ours.config
     chosen = choose_backend("auto", s.length, ours.padded and ours.config.padding == "mask", s.device,
-                            torch.float32 if s.precision in ("fp32", "tf32") else torch.bfloat16)
+                            torch.float32 if s.precision in ("fp32", "tf32") else torch.bfloat16,
+                            few_tokens(s.batch, s.length, ours.config.hidden_size))
     return type(ours.config).from_dict({**ours.config.to_dict(), "backend": chosen})
 
 

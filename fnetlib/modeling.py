@@ -26,7 +26,7 @@ from .mixers import MIXERS, Sequence
 from .mixers.filter import FilterMixer, plan_filter
 from .mixers.folded import FoldedPlan, folded_mix, plan_folded
 from .mixers.fourier import (
-    MATMUL_MAX_LENGTH, FourierMixer, hidden_dft, matrix_dtype, plan_fourier, takes_whole_spectrum, with_whole_spectrum,
+    MATMUL_MAX_LENGTH, FourierMixer, few_tokens, hidden_dft, matrix_dtype, plan_fourier, takes_whole_spectrum, with_whole_spectrum,
 )
 from .mixers.gated import GatedFilterMixer
 
@@ -114,8 +114,9 @@ class FNetBertEncoder(nn.Module):
             if config.backend == "folded" and (masked is None or length <= MATMUL_MAX_LENGTH):
                 plan = plan_folded(length, width, masked, config.fourier_norm, device, dtype)
             else:
-                plan = plan_fourier(length, width, masked, config.fourier_norm, config.backend, device, dtype)
-                if plan.cos is not None and takes_whole_spectrum(hidden_states):
+                plan = plan_fourier(length, width, masked, config.fourier_norm, config.backend, device, dtype,
+                                    few_tokens(*hidden_states.shape))
+                if plan.cos is not None and takes_whole_spectrum(hidden_states, dtype):
                     plan = with_whole_spectrum(plan, (self.hidden_cos, self.hidden_sin))
             fourier = (plan, (self.hidden_cos, self.hidden_sin))
         if set(FILTERS) & set(config.mixers):

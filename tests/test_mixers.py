@@ -105,6 +105,12 @@ def test_auto_takes_matrices_when_short_and_ffts_when_long():
     assert choose_backend("auto", 128) == "matmul"
     assert choose_backend("auto", 16384) == "fft"
     assert choose_backend("fft", 128) == "fft"
+    # what the H200's records say, see results/minilm/runs/mixing-*
+    half = {n: choose_backend("auto", n, False, "cuda", torch.bfloat16) for n in (2048, 8192)}
+    assert half == {2048: "matmul", 8192: "fft"}
+    masked = {n: choose_backend("auto", n, True, "cuda", torch.bfloat16) for n in (8192, 16384)}
+    assert masked == {8192: "matmul", 16384: "fft"}
+    assert choose_backend("auto", 128, False, "cuda") == "fft" and choose_backend("auto", 128, False, "cuda", few=True) == "matmul"
     on_cpu = {masked: choose_backend("auto", 128, masked, "cpu") for masked in (False, True)}
     assert on_cpu == {False: "fft", True: "matmul"} and choose_backend("auto", 128, False, "cpu", torch.bfloat16) == "matmul"
     assert choose_backend("matmul", 128, False, "cpu") == choose_backend("folded", 128, False, "cpu") == "matmul"
@@ -114,12 +120,12 @@ def test_auto_takes_matrices_when_short_and_ffts_when_long():
 
 def test_few_tokens_on_a_gpu_take_the_whole_spectrum(tiny_config, monkeypatch):
     """Forced here, where there is no GPU: the model's states stay the same."""
-    assert not fourier.takes_whole_spectrum(torch.ones(1, 2, 4))
+    assert not fourier.takes_whole_spectrum(torch.ones(1, 2, 4), torch.float32)
     config = fnetlib.FNetBertConfig(**{**tiny_config.to_dict(), "mixers": ["fourier"] * 4, "padding": "mask"})
     model, mask = fnetlib.FNetBertModel(config).eval(), torch.tensor([[1] * 9, [1] * 5 + [0] * 4])
     with torch.no_grad():
         half = model(torch.full_like(mask, 7), mask).last_hidden_state
-        monkeypatch.setattr("fnetlib.modeling.takes_whole_spectrum", lambda x: True)
+        monkeypatch.setattr("fnetlib.modeling.takes_whole_spectrum", lambda x, dtype: True)
         assert model.encoder.sequence(torch.zeros(2, 9, config.hidden_size), mask).fourier[0].rows.shape == (2, 9, 18)
         assert torch.allclose(model(torch.full_like(mask, 7), mask).last_hidden_state, half, atol=1e-5)
 
@@ -134,7 +140,10 @@ def test_where_launches_decide_and_where_work_does():
         def numel(self):
             return int(np.prod(self.shape))
 
-    assert fourier.takes_whole_spectrum(OnGpu(16, 64, 384)) and not fourier.takes_whole_spectrum(OnGpu(64, 512, 768))
+    assert fourier.takes_whole_spectrum(OnGpu(16, 64, 384), torch.float32)
+    assert not fourier.takes_whole_spectrum(OnGpu(64, 512, 768), torch.float32)
+    half = {n: fourier.takes_whole_spectrum(OnGpu(32768 // n, n, 768), torch.bfloat16) for n in (512, 2048, 8192)}
+    assert half == {512: True, 2048: True, 8192: False}
 
 
 @pytest.mark.parametrize("name", MIXERS)

@@ -8,8 +8,8 @@ that its output does not depend on how far it is padded; padded positions come o
 
 Two backends, same numbers: `fft` (torch.fft in float32; with a mask, Bluestein's chirp gives every example its own
 length in one batched transform, O(n log n)), and `matmul` (real DFT matrices in the tensor's own dtype: no complex
-numbers, so it runs in half precision and exports). Few tokens on a GPU take the whole spectrum in two products: there a
-product costs its launch, and half of the spectrum needs more of them.
+numbers, so it runs in half precision and exports). A GPU takes the whole spectrum in two products where tokens are few, each
+kernel costing its launch, and in half precision up to some thousand tokens: half of the spectrum needs more kernels.
 """
 
 from __future__ import annotations
@@ -23,10 +23,15 @@ from torch import nn
 
 from .base import Sequence
 
-# Up to this length the sequence axis' n x n matrices cost less than Bluestein's padded FFTs: so measured on a CPU at width 768
-# (04_efficiency, the mixing alone); on a GPU a first choice from the operation counts.
+# What `auto` goes by, measured at width 768 by 04_efficiency, the mixing alone. In float32 with a mask, and folded: up to this
+# length the sequence axis' n x n matrices cost less than Bluestein's padded FFTs on a CPU.
 MATMUL_MAX_LENGTH = 512
-# Up to so many multiplications that half of the spectrum would save, a GPU is done sooner with the whole of it.
+# In half precision on an H200, 32,768 tokens a step: without a mask FFTs are faster from between 2,048 and 8,192 tokens on. With
+# one, matrices still are at 16,384, but every example's own take too much memory there.
+HALF_MAX_LENGTH = {False: 4096, True: 8192}
+# There the whole of the hidden spectrum in two large products is sooner done than half of it in more of them, up to here.
+WHOLE_MAX_LENGTH = 2048
+# So many multiplications that half of the spectrum would save, or fewer: a GPU is done sooner with the whole of it.
 WHOLE_MAX_EXTRA = 1e9
 
 
@@ -77,9 +82,15 @@ def with_whole_spectrum(plan: FourierPlan, hidden_matrices: tuple[torch.Tensor, 
     return FourierPlan(plan.scale, rows=rows, columns=whole_hidden_dft(hidden_matrices).to(rows.dtype))
 
 
-def takes_whole_spectrum(x: torch.Tensor) -> bool:
-    """Whether `[batch, seq, hidden]` is so small that the number of kernels decides."""
-    return x.is_cuda and x.numel() * (x.shape[1] + x.shape[2]) <= WHOLE_MAX_EXTRA
+def few_tokens(batch: int, length: int, width: int) -> bool:
+    """Whether a GPU's work is so little that the number of kernels decides."""
+    return batch * length * width * (length + width) <= WHOLE_MAX_EXTRA
+
+
+def takes_whole_spectrum(x: torch.Tensor, dtype: torch.dtype) -> bool:
+    """Whether real matrices transform `[batch, seq, hidden]` by the whole hidden spectrum; dtype: the matrices'. (FLOPs are
+    counted for half of it all the same.)"""
+    return x.is_cuda and (few_tokens(*x.shape) or dtype != torch.float32 and x.shape[1] <= WHOLE_MAX_LENGTH)
 
 
 def matrix_dtype(x: torch.Tensor) -> torch.dtype:
@@ -88,27 +99,34 @@ def matrix_dtype(x: torch.Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
-def choose_backend(backend: str, length: int, masked: bool = True, device: str = "cuda", dtype: torch.dtype = torch.float32) -> str:
-    """How a sequence axis is transformed. `auto` and `folded`: by matrices up to MATMUL_MAX_LENGTH, by FFTs beyond; `auto` by
-    FFTs at any length on a CPU in float32 where no example has a length of its own: there they take half of the time
-    (04_efficiency, the mixing alone)."""
+def choose_backend(backend: str, length: int, masked: bool = True, device: str = "cuda", dtype: torch.dtype = torch.float32,
+                   few: bool = False) -> str:
+    """How a sequence axis is transformed, `fft` or `matmul`. `folded`: by matrices up to MATMUL_MAX_LENGTH, by FFTs beyond.
+
+    `auto`, by what 04_efficiency measured: in float32 by FFTs where no example has a length of its own (on a GPU unless
+    there are few tokens, see `few_tokens`), else like `folded`; in half precision on a GPU by matrices up to
+    HALF_MAX_LENGTH, the tensor cores' work.
+    """
     if backend in ("fft", "matmul"):
         return backend
-    if backend == "auto" and device == "cpu" and dtype == torch.float32 and not masked:
-        return "fft"
+    if backend == "auto":
+        if dtype == torch.float32 and not masked and not (device == "cuda" and few):
+            return "fft"
+        if dtype != torch.float32 and device == "cuda":
+            return "matmul" if length <= HALF_MAX_LENGTH[masked] else "fft"
     return "matmul" if length <= MATMUL_MAX_LENGTH else "fft"
 
 
 def plan_fourier(
     length: int, width: int, real: torch.Tensor | None, norm: str, backend: str, device=None,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype = torch.float32, few: bool = False,
 ) -> FourierPlan:
     """Prepare the sequence axis' transform of one batch, shared by all layers.
 
     real: `[batch, seq]` bool, or None to transform the whole padded length. norm: `backward` or `ortho`. dtype: of the
-    real matrices.
+    real matrices. few: see `choose_backend`.
     """
-    backend = choose_backend(backend, length, real is not None, torch.device(device or "cpu").type, dtype)
+    backend = choose_backend(backend, length, real is not None, torch.device(device or "cpu").type, dtype, few)
     if real is None:
         scale = (length * width) ** -0.5 if norm == "ortho" else 1.0
         if backend == "fft":
