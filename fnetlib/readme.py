@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from . import choice, estimates, recovery, tables, tables_repair, tables_speed, tables_training, xatl
+from . import choice, estimates, recovery, tables, tables_repair, tables_speed, tables_throughput, tables_training, xatl
 from .presets import names as preset_names
 from .results import (
     GROUP, NoRecords, Results, ResultsError, cells, footnotes, load, metric_title, task_title, write_text,
@@ -104,7 +104,7 @@ def _sentences(results: Results, parts: list[Callable[[Results], list[str]]]) ->
         lines.append(where + "; ".join(_scored(r, clear is not False) for r in group.itertuples()) + "." + weak)
     for sentences in parts:
         lines += sentences(results)
-    lines += _speed_sentences(tables_speed.speed_frame(results.efficiency)) + choice.sentences(results)
+    lines += _speed_sentences(tables_speed.speed_frame(results.efficiency)) + tables_throughput.sentences(results) + choice.sentences(results)
     return "\n".join([*lines, *(f"\n{note}" for note in footnotes(runs))]) + "\n"
 
 

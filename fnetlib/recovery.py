@@ -14,10 +14,12 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from .plots import _empty, _finish, _panels, colour
+from .records import Record
 from .results import GROUP, Results, chance, footnotes, metric_title, model_key, tagged, task_title
 from .statistics import paired_recovery, summarise
 from .tables import NONE, Table, heading, mean_sd, number
 
+TASK_SECONDS = ("task_teacher_s", "task_states_s")  # of task distillation, before the student's own fine-tuning
 COLUMNS = [*GROUP, "task", "model", "minutes", "method", "metric", "mean", "sd", "n", "recovery", "low", "high", "pairs",
            "chance", "note"]
 
@@ -29,21 +31,29 @@ def frame(results: Results) -> pd.DataFrame:
     bootstrap interval over seeds; None without a BERT that beats chance.
     """
     runs = results.primary
-    runs = runs.assign(method=[r.adapted.method if r.adapted else "" for r in runs.record])
+    runs = runs.assign(method=[_method(r) for r in runs.record],
+                       task_minutes=[sum(r.timing.get(part, 0) for part in TASK_SECONDS) / 60 for r in runs.record])
     rows = []
     for key, group in runs.groupby([*GROUP, "task"], sort=False, dropna=False):
-        if not group["minutes"].gt(0).any():
+        if not (group["minutes"] + group["task_minutes"]).gt(0).any():
             continue
         floor = chance(group)
         bert = group[(group["model"] == "bert") & (group["minutes"] == 0)].set_index("seed")["last"]
         for (model, minutes, method), part in group.groupby(["model", "minutes", "method"], sort=False):
             score = summarise(part["last"])
             share = paired_recovery(part.drop_duplicates("seed").set_index("seed")["last"], bert, floor)
+            minutes = round(minutes + part["task_minutes"].mean(), 2)
             rows.append([*key, model, minutes, method, next(iter(part["metric"].dropna()), None), score.mean, score.sd, score.n,
                          share.mean, share.low, share.high, share.n, floor, "; ".join(sorted(set(filter(None, part["note"]))))])
     data = pd.DataFrame(rows, columns=COLUMNS)
     order = sorted(data.index, key=lambda i: (model_key(data["model"][i]), data["minutes"][i], data["method"][i]))
     return data.loc[order].reset_index(drop=True)
+
+
+def _method(record: Record) -> str:
+    """`distill`, `mlm`, ..., with `+task` where the task's own text was distilled on as well; empty for the swap as it is."""
+    parts = [record.adapted.method] if record.adapted else []
+    return "+".join(parts + ["task"] * bool(record.params.get("distill_epochs")))
 
 
 def table(results: Results) -> Table:
@@ -59,7 +69,8 @@ def table(results: Results) -> Table:
             row[f"{name} recovery"] = _share(r)
         sections[heading(training, teacher)] = pd.DataFrame(rows.values())
     notes = ["*Minutes* of adaptation beyond the teacher: the budget given, or by the pace of a run that had the device "
-             "alone; without such a run its own on a shared device, an upper bound. *Recovery* = (score − chance)/(BERT − chance), "
+             "alone; without such a run its own on a shared device, an upper bound; *+task*: with the teacher's fine-tuning on the task and "
+             "the distillation of its states. *Recovery* = (score − chance)/(BERT − chance), "
              "means over the seeds that both have, [95% bootstrap interval over seeds] (pairs); BERT is the same teacher's, "
              "fine-tuned by the same recipe without extra minutes."]
     if data.empty:

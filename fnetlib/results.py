@@ -17,7 +17,7 @@ from .config import RECIPES, REPAIRS
 from .params import PRECISIONS, TASKS
 from .presets import Preset, load_preset
 from .provenance import find_root
-from .records import Record, RecordError, RecordStore, label
+from .records import Record, RecordError, RecordStore, label, solo_minutes
 from .statistics import recovery, summarise
 
 GROUP = ["training", "teacher"]  # what one table compares: the same training recipe, from the same teacher
@@ -143,10 +143,21 @@ def load(preset: str, results: str | Path = "auto") -> Results:
     if finetune.empty and not efficiency:
         raise NoRecords(f"{shown_paths([folder / 'runs'])}: no fine-tuning or efficiency records; "
                         f"`make report PRESET={preset}` makes them")
-    runs = list(finetune.record)
+    adapt = store.all("adapt")
+    runs = [with_minutes(record, adapt) for record in finetune.record]
+    finetune = finetune.assign(record=runs, minutes=[r.adapted.minutes if r.adapted else 0.0 for r in runs])
     runs = _ordered(finetune.assign(label=labels(runs), note=[data_note(record) for record in runs]))
     tag = data_tag([*runs.record, *transfer])
-    return Results(folder, preset, wanted, runs, efficiency, tag, transfer, store.all("adapt"))
+    return Results(folder, preset, wanted, runs, efficiency, tag, transfer, adapt)
+
+
+def with_minutes(record: Record, adapt: list[Record]) -> Record:
+    """A fine-tuning run with the minutes of its student's adaptation by what is known today: the pace alone on the device
+    may have been measured since."""
+    source = next((r for r in adapt if record.adapted and r.run_id == record.adapted.run_id), None)
+    if source is None:
+        return record
+    return record.model_copy(update={"adapted": record.adapted.model_copy(update={"minutes": solo_minutes(source, adapt)})})
 
 
 def data_note(record: Record) -> str:

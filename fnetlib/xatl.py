@@ -19,7 +19,7 @@ from .plots import _empty, _finish, _panels
 from .records import Record, solo_seconds
 from .results import Results, is_grid, metric_title, tagged, task_title
 from .statistics import summarise
-from .tables import Table, mean_sd, number
+from .tables import NONE, Table, mean_sd, number
 
 FROM_SCRATCH = "from scratch"
 
@@ -63,32 +63,35 @@ def regime(record: Record) -> tuple:
 
 
 def students(results: Results) -> pd.DataFrame:
-    """One row a run of a student under a regime that has a from-scratch run of it: model, arm, learning_rate, seed, steps,
-    tokens, loss, unigram, s_per_step (alone on the device; None if no run measured that), clear, and the record.
+    """One row a run of a student that was trained from scratch too, on the same batches for as many steps: model, arm, teacher,
+    learning_rate, seed, steps, tokens, loss, unigram, s_per_step (alone on the device; None if no run measured that), clear,
+    and the record.
 
-    clear: whether the final loss is below what token frequencies alone give by 0.2 nats or more.
+    teacher: whose weights it starts with, empty from scratch. clear: whether the final loss is below what token frequencies
+    alone give by 0.2 nats or more.
     """
     records = [r for r in results.adapt if r.model != "bert" and r.metrics and r.metrics.headline.last is not None]
-    regimes = {(r.model, regime(r)) for r in records if arm(r) == FROM_SCRATCH}
+    budgets = {(r.model, regime(r), r.timing["steps"]) for r in records if arm(r) == FROM_SCRATCH}
     rows = []
     for r in records:
-        if (r.model, regime(r)) in regimes:
-            seconds = solo_seconds(r, records)
-            rows.append({"model": r.model, "arm": arm(r), "learning_rate": r.params["learning_rate"], "seed": r.seed,
+        if (r.model, regime(r), r.timing["steps"]) in budgets:
+            seconds, name = solo_seconds(r, records), arm(r)
+            teacher = "" if name == FROM_SCRATCH or r.teacher is None else r.teacher.name
+            rows.append({"model": r.model, "arm": name, "teacher": teacher, "learning_rate": r.params["learning_rate"], "seed": r.seed,
                          "steps": r.timing["steps"], "tokens": r.metrics.history[-1]["tokens"],
                          "loss": r.metrics.headline.last, "unigram": r.metrics.validation.get("unigram_loss"),
                          "s_per_step": seconds and seconds / r.timing["steps"], "record": r})
-    frame = pd.DataFrame(rows, columns=["model", "arm", "learning_rate", "seed", "steps", "tokens", "loss", "unigram",
+    frame = pd.DataFrame(rows, columns=["model", "arm", "teacher", "learning_rate", "seed", "steps", "tokens", "loss", "unigram",
                                         "s_per_step", "record"])
     frame["clear"] = frame["loss"] < frame["unigram"].astype(float) - 0.2
     return frame
 
 
 def best_rates(frame: pd.DataFrame) -> pd.DataFrame:
-    """Of each (model, arm, steps, seed) the run with the lowest final loss, and whether its learning rate is inside the
+    """Of each (model, arm, teacher, steps, seed) the run with the lowest final loss, and whether its learning rate is inside the
     grid that the arm was given (`inside`: neither the lowest nor the highest tried)."""
     rows = []
-    for _, part in frame.groupby(["model", "arm", "steps", "seed"], sort=False):
+    for _, part in frame.groupby(["model", "arm", "teacher", "steps", "seed"], sort=False):
         best = part.loc[part["loss"].astype(float).idxmin()]
         tried = part["learning_rate"]
         rows.append({**best, "tried": len(tried), "inside": tried.min() < best["learning_rate"] < tried.max()})
@@ -96,7 +99,7 @@ def best_rates(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def speedups(results: Results) -> pd.DataFrame:
-    """One row a (student, from-scratch run, other arm): the share of its budget that the arm needs for the same loss.
+    """One row a (student, from-scratch run, other arm, its teacher): the share of its budget that the arm needs for the same loss.
 
     `speedup`: from-scratch steps over the arm's, at the from-scratch run's final loss, from the arm's runs the one that
     is there first; `at_start`: the arm was there before any step; `seconds_speedup`: the same in seconds alone on the
@@ -107,14 +110,14 @@ def speedups(results: Results) -> pd.DataFrame:
     best = best_rates(frame)
     for scratch in best[best["arm"] == FROM_SCRATCH].itertuples():
         rivals = frame[(frame["model"] == scratch.model) & (frame["seed"] == scratch.seed) & (frame["arm"] != FROM_SCRATCH)]
-        for name, part in rivals.groupby("arm", sort=False):
+        for (name, teacher), part in rivals.groupby(["arm", "teacher"], sort=False):
             reached = [(at, r) for r in part.itertuples()
                        if (at := crossing(held_out(r.record, "step"), scratch.loss)) is not None]
             seconds = [at * r.s_per_step for at, r in reached if pd.notna(r.s_per_step)]
             equal = part[part["steps"] == scratch.steps]
             known = seconds and pd.notna(scratch.s_per_step)
             rows.append({
-                "model": scratch.model, "arm": name, "seed": scratch.seed, "steps": scratch.steps, "tokens": scratch.tokens,
+                "model": scratch.model, "arm": name, "teacher": teacher, "seed": scratch.seed, "steps": scratch.steps, "tokens": scratch.tokens,
                 "scratch_rate": scratch.learning_rate, "scratch_loss": scratch.loss, "unigram": scratch.unigram,
                 "clear": bool(scratch.clear), "inside": bool(scratch.inside),
                 "speedup": scratch.steps / min(at for at, _ in reached) if reached else None,
@@ -122,7 +125,7 @@ def speedups(results: Results) -> pd.DataFrame:
                 "seconds_speedup": scratch.steps * scratch.s_per_step / min(seconds) if known else None,
                 "loss": equal["loss"].min() if len(equal) else None,
                 "gain": scratch.loss - equal["loss"].min() if len(equal) else None})
-    return pd.DataFrame(rows, columns=["model", "arm", "seed", "steps", "tokens", "scratch_rate", "scratch_loss", "unigram",
+    return pd.DataFrame(rows, columns=["model", "arm", "teacher", "seed", "steps", "tokens", "scratch_rate", "scratch_loss", "unigram",
                                        "clear", "inside", "speedup", "at_start", "seconds_speedup", "loss", "gain"])
 
 
@@ -135,8 +138,10 @@ def _by_budget(part: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 def table(results: Results) -> Table:
     """Speed-up and gain of every arm over training from scratch."""
     data = speedups(results)
+    several = data["teacher"].nunique() > 1
     sections = {f"`{model}`": pd.DataFrame([{
         "From-scratch budget": f"{budget}: {number(r.tokens / 1e6, 1)} M tokens", "From-scratch loss": _loss(r), "Arm": r.arm,
+        **({"Teacher": r.teacher} if several else {}),
         "Sooner": _times(r.speedup, r.at_start), "Sooner in GPU-seconds": _times(r.seconds_speedup, r.at_start),
         "Loss at the same budget": number(r.loss), "Gain, nats": number(r.gain),
         "Gain in loss, %": number(None if pd.isna(r.gain) else 100 * r.gain / r.scratch_loss, 1)}
@@ -159,14 +164,14 @@ def table(results: Results) -> Table:
 def rates(results: Results) -> Table:
     """Every run of the comparison: final held-out loss by arm, budget and learning rate; the best one is chosen."""
     frame = students(results)
-    data = frame.drop(columns="record").sort_values(["model", "arm", "steps", "learning_rate"], kind="stable", ignore_index=True)
-    sections = {}
+    data = frame.drop(columns="record").sort_values(["model", "arm", "teacher", "steps", "learning_rate"], kind="stable", ignore_index=True)
+    sections, several = {}, len(set(data["teacher"]) - {""}) > 1
     for model, part in data.groupby("model", sort=False):
         shown = []
-        for (name, steps), runs in part.groupby(["arm", "steps"], sort=False):
+        for (name, teacher, steps), runs in part.groupby(["arm", "teacher", "steps"], sort=False):
             losses = {f"{r.learning_rate:g}": _marked(r.loss, r.loss == runs["loss"].min() and len(runs) > 1)
                       for r in runs.itertuples()}
-            shown.append({"Arm": name, "Steps": f"{steps:,}", "M tokens": number(runs["tokens"].iloc[0] / 1e6, 1),
+            shown.append({"Arm": name, **({"Teacher": teacher or NONE} if several else {}), "Steps": f"{steps:,}", "M tokens": number(runs["tokens"].iloc[0] / 1e6, 1),
                           **{f"{rate:g}": losses.get(f"{rate:g}") for rate in sorted(set(part["learning_rate"]))}})
         sections[f"`{model}`"] = pd.DataFrame(shown)
     notes = ["Held-out masked-LM loss in nats after the last step, by peak learning rate; bold: the arm's best. "
@@ -263,18 +268,18 @@ def glue_gains(results: Results) -> pd.DataFrame:
     """One row a (model, task, steps): scores after fine-tuning of students that were trained so many steps, and `gain`, the
     transferred one's mean above the from-scratch one's, in the metric's own unit. Of several learning rates of fine-tuning
     each arm has its best mean over seeds."""
-    arms = {r.record.run_id: (r.arm, r.steps) for r in students(results).itertuples()}
+    arms = {r.record.run_id: (r.arm, r.teacher, r.steps) for r in students(results).itertuples()}
     rows = [{"model": r.model, "task": r.task, "note": r.note, "metric": r.metric, "seed": r.seed, "last": r.last,
-             "rate": r.record.params["learning_rate"], **dict(zip(("arm", "steps"), arms[r.record.adapted.run_id]))}
+             "rate": r.record.params["learning_rate"], **dict(zip(("arm", "teacher", "steps"), arms[r.record.adapted.run_id]))}
             for r in results.finetune.itertuples() if r.record.adapted and r.record.adapted.run_id in arms
             and not is_grid(r.training)]
     columns = ["model", "task", "note", "steps", "metric", "scratch", "scratch_sd", "scratch_n", "transferred", "transferred_sd",
                "transferred_n", "gain"]
     found = []
-    frame = pd.DataFrame(rows, columns=["model", "task", "note", "metric", "seed", "last", "rate", "arm", "steps"])
+    frame = pd.DataFrame(rows, columns=["model", "task", "note", "metric", "seed", "last", "rate", "arm", "teacher", "steps"])
     for (model, task, steps), part in frame.groupby(["model", "task", "steps"], sort=False):
-        best = {name: max((summarise(runs["last"]) for _, runs in of.groupby("rate")), key=lambda s: (s.mean is not None, s.mean))
-                for name, of in part.groupby("arm")}
+        best = {name: max((summarise(runs["last"]) for _, runs in of.groupby(["teacher", "rate"])),
+                          key=lambda s: (s.mean is not None, s.mean)) for name, of in part.groupby("arm")}
         ours, theirs = best.get("transferred"), best.get(FROM_SCRATCH)
         if ours and theirs and None not in (ours.mean, theirs.mean):
             found.append([model, task, part["note"].iloc[0], steps, part["metric"].iloc[0], theirs.mean, theirs.sd, theirs.n,

@@ -4,7 +4,7 @@ import math
 
 import pandas as pd
 import pytest
-from factories import finetune_record, results_of
+from factories import finetune_record, results_of, student_record
 from matplotlib import pyplot as plt
 
 from fnetlib import recovery
@@ -68,3 +68,20 @@ def test_without_a_bert_there_is_no_share(tmp_path):
     results = results_of(tmp_path, runs("hybrid-2", 0.7, minutes=2))
     assert math.isnan(recovery.frame(results)["recovery"].astype(float)[0]) and recovery.sentences(results) == []
     assert "| 0.720 ± 0.010 (3) | – |" in recovery.table(results).markdown()
+
+
+def test_task_distillation_is_a_method_of_its_own_and_its_time_counts(tmp_path):
+    plain, task = runs("fnet", 0.6, minutes=2), runs("fnet", 0.7, minutes=2, values={"distill_epochs": 2})
+    task = [r.model_copy(update={"timing": {**r.timing, "task_teacher_s": 60.0, "task_states_s": 30.0}}) for r in task]
+    data = recovery.frame(results_of(tmp_path, [*runs("bert", 0.885), *plain, *task])).set_index(["model", "method"])
+    assert data.loc[("fnet", "distil+task"), "minutes"] == 3.5 and data.loc[("fnet", "distil"), "minutes"] == 2
+    assert data.loc[("fnet", "distil+task"), "pairs"] == data.loc[("fnet", "distil"), "pairs"] == 3
+
+
+def test_minutes_follow_the_adaptations_record_as_it_is_now(tmp_path):
+    """A pace alone on the device, measured after the fine-tuning, replaces the shared device's seconds."""
+    student = student_record("hybrid-2", 120, [7.0, 5.0], timing={"shared": True, "train_seconds": 540.0})
+    alone = student_record("hybrid-2", 60, [7.0, 6.0], learning_rate=3e-3)
+    run = finetune_record("qnli", "hybrid-2", 1, 0.8, minutes=9.0, student=student.run_id, training="tuned")
+    found = results_of(tmp_path, [run, student, alone]).finetune
+    assert found["minutes"].tolist() == [1.0] and found["label"].tolist() == ["hybrid-2@1min"]  # 120 steps of half a second

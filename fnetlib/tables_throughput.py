@@ -1,0 +1,82 @@
+"""Fine-tuning as users run it: steps a second on the real tasks, alone on the device, and what helps every model alike.
+
+Short sentences padded to the longest of their batch: launches and padding rule here, not the operations that
+`efficiency.py` measures at one length.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from .records import Record, label
+from .results import SOLO, Results, data_note, footnotes, model_key, tagged, task_title
+from .tables import NONE, Table, number
+
+COLUMNS = ["device", "teacher", "task", "note", "way", "model", "seed", "steps_per_s", "vs_bert"]
+
+
+def way(record: Record) -> str:
+    """How the batches are made and the steps launched: `batch 16, fp32`, `batch 16, fp32, lengths grouped, CUDA graphs`."""
+    params = record.params
+    parts = [f"batch {params['batch_size'] * params.get('accumulate', 1)}", params["precision"]]
+    parts += ["lengths grouped"] if params.get("group_by_length") else []
+    parts += [f"padded to multiples of {params['pad_to']}"] if params.get("pad_to", 1) > 1 else []
+    parts += {"no": [], "default": ["compiled"], "graphs": ["CUDA graphs"]}[params.get("compile", "no")]
+    return ", ".join(parts)
+
+
+def frame(results: Results) -> pd.DataFrame:
+    """One row a run of recipe `solo`: warm training steps a second, and those over BERT's of the same way and seed."""
+    runs = [r for r in results.finetune[results.finetune["training"] == SOLO]["record"]
+            if r.timing and not r.timing["shared"] and r.timing.get("steady_steps_per_s")]
+    rows = [[r.env["device_name"], r.teacher.name, r.task, data_note(r), way(r), label(r), r.seed, r.timing["steady_steps_per_s"]]
+            for r in runs]
+    data = pd.DataFrame(rows, columns=COLUMNS[:-1])
+    key = ["device", "teacher", "task", "way", "seed"]
+    bert = data[data["model"] == "bert"].set_index(key)["steps_per_s"]
+    data["vs_bert"] = [r.steps_per_s / bert[found] if (found := tuple(getattr(r, name) for name in key)) in bert.index else None
+                       for r in data.itertuples()]
+    return data.astype({"vs_bert": float})
+
+
+def table(results: Results) -> Table:
+    """Steps a second and times BERT's, a section a task, a row a way, a column a model."""
+    data, sections = frame(results), {}
+    for (device, teacher, task), group in data.groupby(["device", "teacher", "task"], sort=False):
+        models = sorted(set(group["model"]), key=model_key)
+        rows = []
+        for name, part in sorted(group.groupby("way"), key=lambda item: len(item[0])):
+            cells = {model: _cell(part[part["model"] == model]) for model in models}
+            rows.append({"Batches": name, **cells})
+        title = task_title(task, [n for n in group["note"].unique() if n])
+        sections[f"{title}: teacher `{teacher}`, {device}"] = pd.DataFrame(rows)
+    notes = ["Training steps a second once the run is warm, alone on the device; in brackets times as fast as BERT in the same row, mean "
+             "[lowest, highest] over seeds (n). A run is some three hundred steps, so single runs differ by tenths: read the spread."]
+    if data.empty:
+        notes = [f"Not measured: it needs runs of recipe `{SOLO}` that had the device to themselves."]
+    runs = results.finetune
+    return Table("throughput", tagged("Fine-tuning as users run it", results.tag), data, sections,
+                 notes + (footnotes(runs[runs["training"] == SOLO]) if len(data) else []))
+
+
+def _cell(runs: pd.DataFrame) -> str:
+    if runs.empty:
+        return NONE
+    speed, ratio = number(runs["steps_per_s"].mean(), 1), runs["vs_bert"].dropna()
+    if ratio.empty or (runs["model"] == "bert").all():
+        return f"{speed} ({len(runs)})"
+    return f"{speed} (× {number(ratio.mean(), 2)} [{number(ratio.min(), 2)}, {number(ratio.max(), 2)}], {len(ratio)})"
+
+
+def sentences(results: Results) -> list[str]:
+    """One sentence a task: our models' steps a second over BERT's, as the study ran it."""
+    lines, data = [], frame(results)
+    for (device, teacher, task), group in data.groupby(["device", "teacher", "task"], sort=False):
+        plain = group[~group["way"].str.contains("grouped|multiples|compiled|graphs")]
+        means: dict[str, Any] = plain[plain["model"] != "bert"].groupby("model")["vs_bert"].mean().dropna().to_dict()
+        parts = [f"`{model}` {number(100 * (means[model] - 1), 0, sign=True)}%" for model in sorted(means, key=model_key)]
+        lines += [f"- **Steps a second in fine-tuning, {task_title(task, [n for n in group['note'].unique() if n])}** (teacher `{teacher}`, {device}, "
+                  f"as the 2023 study ran it), against BERT: {', '.join(parts)}."] * bool(parts)
+    return lines

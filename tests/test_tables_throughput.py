@@ -1,0 +1,43 @@
+"""Fine-tuning throughput, from records whose steps a second are known."""
+
+import pytest
+from factories import finetune_record, results_of
+
+from fnetlib import tables_throughput
+
+
+def run(model, seed, steady, values=None, **fields):
+    return finetune_record("rte", model, seed, 0.55, training="solo", steady=steady, values=values, **fields)
+
+
+@pytest.fixture
+def results(tmp_path):
+    grouped = {"group_by_length": True}
+    return results_of(tmp_path, [
+        run("bert", 1, 40.0), run("fnet", 1, 60.0), run("bert", 2, 50.0), run("fnet", 2, 60.0), run("fnet", 3, 70.0),
+        run("bert", 1, 80.0, grouped), run("fnet", 1, 100.0, grouped), run("hybrid-2", 1, 1.0, shared=True)])
+
+
+def test_ratios_are_within_a_way_and_a_seed(results):
+    data = tables_throughput.frame(results).set_index(["way", "model", "seed"])["vs_bert"]
+    plain, grouped = "batch 16, fp32", "batch 16, fp32, lengths grouped"
+    assert data[plain, "fnet", 1] == 1.5 and data[plain, "fnet", 2] == 1.2 and data[grouped, "fnet", 1] == 1.25
+    assert data.isna()[plain, "fnet", 3]  # no BERT at that seed
+    assert "hybrid-2" not in data.index.get_level_values("model")  # was not alone
+
+
+def test_table_and_sentence(results):
+    text = tables_throughput.table(results).markdown()
+    assert "| batch 16, fp32 | 45.0 (2) | 63.3 (× 1.35 [1.20, 1.50], 2) |" in text
+    assert "| batch 16, fp32, lengths grouped | 80.0 (1) | 100.0 (× 1.25 [1.25, 1.25], 1) |" in text
+    assert len(tables_throughput.sentences(results)) == 1 and "`fnet` +35%" in tables_throughput.sentences(results)[0]
+
+
+def test_nothing_measured_is_said(tmp_path):
+    results = results_of(tmp_path, [finetune_record("rte")])
+    assert "Not measured" in tables_throughput.table(results).markdown() and not tables_throughput.sentences(results)
+
+
+def test_ways_have_names():
+    record = run("fnet", 1, 1.0, {"compile": "graphs", "pad_to": 32, "batch_size": 8, "accumulate": 2})
+    assert tables_throughput.way(record) == "batch 16, fp32, padded to multiples of 32, CUDA graphs"
