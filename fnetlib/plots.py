@@ -213,8 +213,10 @@ def speed_by_length(results: Results) -> Figure:
     if data.empty:
         return _empty(title, "no efficiency records with a ratio to BERT")
     groups = list(data.groupby(SETTING, sort=False, dropna=False))
+    groups = [(key, group) for key, group in groups if group["length"].nunique() > 1] or groups  # a single length is no curve
     figure, axes = _panels(2 * len(groups), 2, height=2.7)
-    for row, ((device, shape, tokens, precision, mode, _), group) in enumerate(groups):
+    for row, ((device, shape, tokens, precision, mode, backend), group) in enumerate(groups):
+        mode += f", {backend}" * (pd.notna(backend) and backend != "auto")
         for axis, kind, word in zip(axes[2 * row:], ("train", "infer"), ("training step", "inference")):
             for name, part in group.groupby("model"):
                 _ratio_line(axis, part.sort_values("length"), f"{kind}_vs_bert", str(name))

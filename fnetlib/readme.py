@@ -125,8 +125,9 @@ def _scored(cell: Any, recovery: bool = True) -> str:
 
 
 def _speed_sentences(data: pd.DataFrame) -> list[str]:
-    """One sentence a setting, at its shortest and longest sequences."""
+    """One sentence a setting with the backends that `auto` takes, at its shortest and longest sequences."""
     lines = []
+    data = data[data.backend.isna() | data.backend.eq("auto")]
     data = data[data.model.ne("bert") & ~data.padded.astype(bool) & data.train_vs_bert.notna() & data.infer_vs_bert.notna()]
     for key, group in data.groupby(tables_speed.SETTING, sort=False, dropna=False):
         for length in sorted({group.length.min(), group.length.max()}):
@@ -149,6 +150,7 @@ SECTIONS: dict[str, Callable[[Results], str]] = {
         "padding": tables_repair.padding, "precision": tables_training.precision, "grid": tables_training.grid,
         "teachers": tables_training.teachers, "xatl": xatl.table, "xatl-rates": xatl.rates, "xatl-glue": xatl.glue,
         "recovery": recovery.table, "choice": choice.choice, "speed": tables_speed.speed, "finetuning": tables_speed.finetuning,
+        "throughput": tables_throughput.table,
         "published-speed": tables_speed.published_speed}.items()},
 }
 
