@@ -27,8 +27,8 @@ from .base import Sequence
 # length the sequence axis' n x n matrices cost less than Bluestein's padded FFTs on a CPU.
 MATMUL_MAX_LENGTH = 512
 # In half precision on an H200, 32,768 tokens a step: without a mask FFTs are faster from between 2,048 and 8,192 tokens on. With
-# one, matrices still are at 16,384, but every example's own take too much memory there.
-HALF_MAX_LENGTH = {False: 4096, True: 8192}
+# one, matrices still are at 16,384, but every example's own take memory that grows with the square of the length.
+HALF_MAX_LENGTH = 4096
 # There the whole of the hidden spectrum in two large products is sooner done than half of it in more of them, up to here.
 WHOLE_MAX_LENGTH = 2048
 # So many multiplications that half of the spectrum would save, or fewer: a GPU is done sooner with the whole of it.
@@ -113,7 +113,7 @@ def choose_backend(backend: str, length: int, masked: bool = True, device: str =
         if dtype == torch.float32 and not masked and not (device == "cuda" and few):
             return "fft"
         if dtype != torch.float32 and device == "cuda":
-            return "matmul" if length <= HALF_MAX_LENGTH[masked] else "fft"
+            return "matmul" if length <= HALF_MAX_LENGTH else "fft"
     return "matmul" if length <= MATMUL_MAX_LENGTH else "fft"
 
 
