@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pyarrow.parquet as pq
 import torch
 from datasets import Dataset, load_dataset
+from filelock import FileLock
 from transformers import PreTrainedTokenizerBase
 
 from . import records
@@ -142,6 +145,18 @@ def pack(documents: Dataset, tokenizer: PreTrainedTokenizerBase, length: int) ->
         cuts = range(0, len(stream) - body + 1, body)
         return {"input_ids": [[start, *stream[i:i + body], end] for i in cuts]}
 
-    packed = documents.map(sequences, input_columns="text", batched=True, batch_size=500, remove_columns="text",
-                           num_proc=processes(documents))
+    identity = _identity(documents, tokenizer, length)
+    cache = Path(datasets.config.HF_DATASETS_CACHE)
+    cache.mkdir(parents=True, exist_ok=True)
+    with FileLock(cache / f"fnetlib-pack-{identity}.lock"):  # runs that start together wait for the first
+        packed = documents.map(sequences, input_columns="text", batched=True, batch_size=500, remove_columns="text",
+                               num_proc=processes(documents), new_fingerprint=identity)
     return packed.with_format("torch")
+
+
+def _identity(documents: Dataset, tokenizer: PreTrainedTokenizerBase, length: int) -> str:
+    """What packed text depends on, 16 hex digits: teachers in different folders share a tokenizer, and so its work."""
+    rules = json.loads(tokenizer.backend_tokenizer.to_str())
+    rules = {name: value for name, value in rules.items() if name not in ("truncation", "padding")}  # of its last call
+    known = [documents._fingerprint, rules, tokenizer.cls_token_id, tokenizer.sep_token_id, length]
+    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoTokenizer
 
 from fnetlib.params import ParameterError
 from fnetlib.teacher import load_teacher
@@ -65,6 +66,21 @@ def test_packed_sequences_hold_the_documents_in_order(tmp_path, tiny_teacher_fol
     stream = [int(token) for row in ids for token in row[1:-1]]
     wanted = [t for text in documents["text"] for t in [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.sep_token_id]]
     assert stream == wanted[:len(stream)] and len(wanted) - len(stream) < 30
+
+
+def test_text_is_packed_once_for_all_teachers_with_one_tokenizer(tmp_path, tiny_teacher_folder):
+    """A folder of another name, and a tokenizer that was used meanwhile, change nothing; another length does."""
+    write(tmp_path / "text", 400)
+    documents, tokenizer = load_text(str(tmp_path / "text")).train, load_teacher(tiny_teacher_folder).tokenizer
+    tokenizer.save_pretrained(tmp_path / "other")
+    first = pack(documents, tokenizer, 32)
+    other = AutoTokenizer.from_pretrained(tmp_path / "other")
+    other(["a dog"], truncation=True, max_length=4, padding="max_length")
+    again = pack(documents, other, 32)
+    assert again._fingerprint == first._fingerprint and again.cache_files == first.cache_files and first.cache_files
+    assert pack(documents, other, 16).cache_files != first.cache_files
+    other.add_tokens(["zzz"])
+    assert pack(documents, other, 32).cache_files != first.cache_files
 
 
 class Words:
