@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from fnetlib import choice, plots, plots_repair, readme, recovery, tables, tables_repair, tables_speed, tables_training, xatl
 from fnetlib.finetune import decisive_params
 from fnetlib.params import FinetuneParams
 from fnetlib.provenance import committed_source
@@ -28,12 +27,10 @@ def report(request, tmp_path_factory):
     """A committed results folder, and one that the code cells of 05_analysis make from its records alone."""
     folder, made = request.param.parent, tmp_path_factory.mktemp("made")
     shutil.copytree(folder / "runs", made / "runs")
-    names = {"found": load(folder.name, made), "choice": choice, "plots": plots, "plots_repair": plots_repair,
-             "readme": readme, "recovery": recovery, "tables": tables, "tables_repair": tables_repair, "tables_speed": tables_speed,
-             "tables_training": tables_training, "xatl": xatl}
+    names = {"found": load(folder.name, made)}
     for cell in nbformat.read(ROOT / "notebooks" / "05_analysis.ipynb", 4).cells:
         for line in cell.source.splitlines():
-            if line.startswith(("found.keep(", "readme.write_summary(")):
+            if line.startswith(("from fnetlib import ", "found.keep(", "readme.write_summary(")):
                 exec(line, names)
     return folder, made
 
