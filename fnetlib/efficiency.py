@@ -30,6 +30,7 @@ from transformers import BertConfig, PreTrainedConfig
 from . import breakdown, flops
 from .compiling import room_for
 from .config import FNetBertConfig, student_config
+from .mixers.folded import folds
 from .mixers.fourier import choose_backend, few_tokens
 from .modeling import FNetBertForSequenceClassification
 from .params import PADDED, PRECISIONS, EfficiencyParams, ParameterError, parse_shape
@@ -380,9 +381,11 @@ def _as_run(ours: Contender) -> PreTrainedConfig:
     s = ours.setting
     if ours.config.backend != "auto":
         return ours.config
-    chosen = choose_backend("auto", s.length, ours.padded and ours.config.padding == "mask", s.device,
-                            torch.float32 if s.precision in ("fp32", "tf32") else torch.bfloat16,
-                            few_tokens(s.batch, s.length, ours.config.hidden_size))
+    dtype = torch.float32 if s.precision in ("fp32", "tf32") else torch.bfloat16
+    masked = ours.padded and ours.config.padding == "mask"
+    few = few_tokens(s.batch, s.length, ours.config.hidden_size)
+    folded = folds("auto", s.length, masked, s.device, dtype, few, ours.config.output_projection)
+    chosen = "folded" if folded else choose_backend("auto", s.length, masked, s.device, dtype, few)
     return type(ours.config).from_dict({**ours.config.to_dict(), "backend": chosen})
 
 

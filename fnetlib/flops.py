@@ -62,12 +62,12 @@ def fourier_matmul_flops(n: int, d: int) -> float:
 
 
 def fourier_folded_flops(n: int, d: int) -> float:
-    """4 n m d with m = n/2 + 1 for half of the rows of the sequence axis (by FFT: 2.5 n log2(n) a column), and 4 m d² for
-    two products on them in the place of one projection, counted elsewhere. The 2 d³ that a layer spends once a batch to
-    fold are neglected."""
-    half = n // 2 + 1
+    """4 n m d with m = n/2 for half of the rows of the sequence axis (by FFT: 2.5 n log2(n) a column), and 4 m d² for two
+    products on them (of an even n 2 d² for row n/2) in the place of one projection, counted elsewhere. The 4 d³ that a
+    layer spends once a batch to fold are neglected."""
+    half = (n + 1) // 2
     rows = 4.0 * n * half * d if choose_backend("folded", n) == "matmul" else d * fft_flops(n, real=True)
-    return rows + 4.0 * half * d * d - 2.0 * n * d * d
+    return rows + 4.0 * half * d * d + 2.0 * d * d * (n % 2 == 0) - 2.0 * n * d * d
 
 
 def fourier_bluestein_flops(n: int, d: int) -> float:

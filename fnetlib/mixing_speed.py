@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 
 from . import efficiency, flops
 from .efficiency import KINDS, Setting, real_tokens, rounds, spread
-from .mixers.folded import folded_mix, plan_folded
+from .mixers.folded import folded_mix, longest_by_matrices, plan_folded
 from .mixers.fourier import MATMUL_MAX_LENGTH, choose_backend, fourier_mix, hidden_dft, plan_fourier, with_whole_spectrum
 from .params import EfficiencyParams, parse_shape
 from .plots import STYLE, _empty, _finish, _panels
@@ -63,8 +63,8 @@ def function(way: str, block: Block, weight: torch.Tensor) -> Callable[[torch.Te
     real = real_tokens(s.batch, s.length).to(s.device) if block.padded else None
     hidden = tuple(matrix.to(s.device) for matrix in hidden_dft(width))
     if way == "folded":
-        plan = plan_folded(s.length, width, real, "ortho", s.device, dtype)
-        return lambda x: folded_mix(x, plan, hidden, weight)
+        plan = plan_folded(s.length, hidden, real, "ortho", dtype, longest_by_matrices(s.device, dtype))
+        return lambda x: folded_mix(x, plan, weight)
     backend = "matmul" if way == "whole" else way
     plan = plan_fourier(s.length, width, real, "ortho", backend, s.device, dtype)
     if way == "whole":

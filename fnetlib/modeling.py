@@ -24,9 +24,9 @@ from transformers.models.bert.modeling_bert import (
 from .config import FILTERS, FNetBertConfig
 from .mixers import MIXERS, Sequence
 from .mixers.filter import FilterMixer, plan_filter
-from .mixers.folded import FoldedPlan, folded_mix, plan_folded
+from .mixers.folded import FoldedPlan, folded_mix, folds, longest_by_matrices, plan_folded
 from .mixers.fourier import (
-    MATMUL_MAX_LENGTH, FourierMixer, few_tokens, hidden_dft, matrix_dtype, plan_fourier, takes_whole_spectrum, with_whole_spectrum,
+    FourierMixer, few_tokens, hidden_dft, matrix_dtype, plan_fourier, takes_whole_spectrum, with_whole_spectrum,
 )
 from .mixers.gated import GatedFilterMixer
 
@@ -49,10 +49,9 @@ class MixingSublayer(nn.Module):
     def forward(self, hidden_states: torch.Tensor, sequence: Sequence) -> torch.Tensor:
         """`[batch, seq, hidden]` -> `[batch, seq, hidden]`."""
         if self.folds(sequence):
-            plan, hidden_matrices = sequence.fourier
             dense = self.output.dense
             weight = dense.weight if self.gain is None else dense.weight * self.gain
-            projected = folded_mix(hidden_states, plan, hidden_matrices, weight) + dense.bias
+            projected = folded_mix(hidden_states, sequence.fourier[0], weight) + dense.bias
             return self.output.LayerNorm(self.output.dropout(projected) + hidden_states)
         mixed = self.self(hidden_states, sequence)
         if self.gain is not None:
@@ -110,15 +109,16 @@ class FNetBertEncoder(nn.Module):
                 config=config, inputs_embeds=hidden_states, attention_mask=attention_mask)
         if "fourier" in config.mixers:
             masked = real if config.padding == "mask" else None
-            device, dtype = hidden_states.device, matrix_dtype(hidden_states)
-            if config.backend == "folded" and (masked is None or length <= MATMUL_MAX_LENGTH):
-                plan = plan_folded(length, width, masked, config.fourier_norm, device, dtype)
+            device, dtype, few = hidden_states.device, matrix_dtype(hidden_states), few_tokens(*hidden_states.shape)
+            hidden_matrices = (self.hidden_cos, self.hidden_sin)
+            if folds(config.backend, length, masked is not None, device.type, dtype, few, config.output_projection):
+                plan = plan_folded(length, hidden_matrices, masked, config.fourier_norm, dtype,
+                                   longest_by_matrices(device.type, dtype))
             else:
-                plan = plan_fourier(length, width, masked, config.fourier_norm, config.backend, device, dtype,
-                                    few_tokens(*hidden_states.shape))
+                plan = plan_fourier(length, width, masked, config.fourier_norm, config.backend, device, dtype, few)
                 if plan.cos is not None and takes_whole_spectrum(hidden_states, dtype):
-                    plan = with_whole_spectrum(plan, (self.hidden_cos, self.hidden_sin))
-            fourier = (plan, (self.hidden_cos, self.hidden_sin))
+                    plan = with_whole_spectrum(plan, hidden_matrices)
+            fourier = (plan, hidden_matrices)
         if set(FILTERS) & set(config.mixers):
             everything = torch.ones(hidden_states.shape[:2], dtype=torch.bool, device=hidden_states.device)
             filtered = plan_filter(real if real is not None and config.padding == "mask" else everything, config.backend)

@@ -50,9 +50,9 @@ def test_torch_does_not_see_the_fft_and_the_formula_adds_it(name):
 
 
 def test_folding_moves_the_hidden_axis_into_the_projection():
-    """torch sees the fold too, 2 d³ a layer for half of the spectrum; the formula neglects what is done once a batch."""
+    """torch sees the fold too, 4 d³ a layer; the formula neglects what is done once a batch."""
     config = student_config(teacher(30, 5), "fnet", backend="folded")
-    ours, fold = F.flops(config, 2, 8), 3 * 4 * 30 * 30 * 16
+    ours, fold = F.flops(config, 2, 8), 3 * 4 * 30**3
     assert sum(ours.values()) - ours["norms"] + fold == counted(FNetBertForSequenceClassification(config), 2, 8)
     long = {kind: F.mixing_flops(config, "fourier", 2048, masked)[0] for kind, masked in (("full", False), ("padded", True))}
     assert long == {"full": "Fourier, folded", "padded": "Fourier, FFT (Bluestein)"}

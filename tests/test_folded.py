@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from fnetlib import FNetBertConfig, FNetBertForMaskedLM
 from fnetlib.config import student_config
 from fnetlib.mixers import fourier
-from fnetlib.mixers.folded import FoldedPlan, folded_mix, plan_folded
+from fnetlib.mixers.folded import FOLDED_HALF_MAX_LENGTH, FoldedPlan, folded_mix, folds, longest_by_matrices, plan_folded
 from fnetlib.mixers.fourier import MATMUL_MAX_LENGTH, hidden_dft
 
 from test_modeling import inputs, student
@@ -29,10 +29,9 @@ def relative_error(ours, theirs):
 def test_equals_numpys_fft_and_a_projection(length, width, out, seed, norm, by_fft):
     generator = torch.Generator().manual_seed(seed)
     x, weight = torch.randn(2, length, width, generator=generator), torch.randn(out, width, generator=generator)
-    plan = plan_folded(length, width, None, norm)
-    if by_fft:
-        plan = FoldedPlan(scale=(length * width) ** -0.5 if norm == "ortho" else 1.0)
-    assert relative_error(folded_mix(x, plan, hidden_dft(width), weight), reference(x, norm, weight)) < 3e-6
+    plan = plan_folded(length, hidden_dft(width), None, norm, longest=0 if by_fft else 40)
+    assert by_fft == (plan.cos is None)
+    assert relative_error(folded_mix(x, plan, weight), reference(x, norm, weight)) < 3e-6
 
 
 @settings(max_examples=60, deadline=None)
@@ -42,26 +41,38 @@ def test_masked_examples_have_their_own_length_wherever_the_padding_is(length, w
     x, weight = torch.randn(3, length, width, generator=generator), torch.randn(5, width, generator=generator)
     real = torch.rand(3, length, generator=generator) < 0.6
     real[:, torch.randint(length, (1,), generator=generator)] = True
-    out = folded_mix(x, plan_folded(length, width, real, norm), hidden_dft(width), weight)
+    out = folded_mix(x, plan_folded(length, hidden_dft(width), real, norm), weight)
     for example, own, mask in zip(x, out, real):
         assert relative_error(own[mask], reference(example[mask], norm, weight)) < 5e-6
         assert not own[~mask].any()
 
 
 def test_long_sequences_go_by_fft():
-    assert plan_folded(MATMUL_MAX_LENGTH, 8, None, "ortho").cos is not None
-    plan = plan_folded(MATMUL_MAX_LENGTH + 1, 8, None, "ortho")
+    assert plan_folded(MATMUL_MAX_LENGTH, hidden_dft(8), None, "ortho").cos is not None
+    plan = plan_folded(MATMUL_MAX_LENGTH + 1, hidden_dft(8), None, "ortho")
     x, weight = torch.randn(1, MATMUL_MAX_LENGTH + 1, 8), torch.randn(8, 8)
-    assert plan.cos is None and relative_error(folded_mix(x, plan, hidden_dft(8), weight), reference(x, "ortho", weight)) < 3e-6
+    assert plan.cos is None and relative_error(folded_mix(x, plan, weight), reference(x, "ortho", weight)) < 3e-6
+
+
+def test_auto_folds_in_half_precision_on_a_gpu_without_a_mask():
+    usual = {"length": 512, "masked": False, "device": "cuda", "dtype": torch.bfloat16, "few": False, "projects": True}
+    assert folds("auto", **usual) and folds("folded", **usual | {"device": "cpu", "dtype": torch.float32, "few": True})
+    for change in ({"length": FOLDED_HALF_MAX_LENGTH + 1}, {"masked": True}, {"device": "cpu"}, {"dtype": torch.float32},
+                   {"few": True}, {"projects": False}):
+        assert not folds("auto", **usual | change)
+    assert not folds("matmul", **usual) and not folds("folded", **usual | {"masked": True, "length": MATMUL_MAX_LENGTH + 1})
+    assert longest_by_matrices("cuda", torch.float16) == FOLDED_HALF_MAX_LENGTH
+    assert longest_by_matrices("cuda", torch.float32) == longest_by_matrices("cpu", torch.bfloat16) == MATMUL_MAX_LENGTH
 
 
 @pytest.mark.parametrize("dtype, bound", [(torch.bfloat16, 1.5e-2), (torch.float16, 2e-3)])
+@pytest.mark.parametrize("length", [32, 33])
 @pytest.mark.parametrize("masked", [False, True])
-def test_half_precision_within_a_stated_bound(dtype, bound, masked):
+def test_half_precision_within_a_stated_bound(dtype, bound, length, masked):
     generator = torch.Generator().manual_seed(1)
-    x, weight = torch.randn(2, 33, 48, generator=generator).to(dtype), torch.randn(48, 48, generator=generator).to(dtype)
-    plan = plan_folded(33, 48, torch.ones(2, 33, dtype=torch.bool) if masked else None, "ortho")
-    out = folded_mix(x, plan, hidden_dft(48), weight)
+    x, weight = torch.randn(2, length, 48, generator=generator).to(dtype), torch.randn(48, 48, generator=generator).to(dtype)
+    plan = plan_folded(length, hidden_dft(48), torch.ones(2, length, dtype=torch.bool) if masked else None, "ortho")
+    out = folded_mix(x, plan, weight)
     assert out.dtype == dtype and relative_error(out.float(), reference(x.float(), "ortho", weight.float())) < bound
 
 

@@ -218,5 +218,5 @@ class FourierMixer(nn.Module):
             from .folded import folded_mix
 
             identity = torch.eye(hidden_states.shape[-1], dtype=hidden_states.dtype, device=hidden_states.device)
-            return folded_mix(hidden_states, plan, hidden_matrices, identity)
+            return folded_mix(hidden_states, plan, identity)
         return fourier_mix(hidden_states, plan, hidden_matrices)
