@@ -84,7 +84,7 @@ def fit_filters(reference: nn.Module, student: nn.Module, batch: dict[str, torch
 
 @torch.no_grad()
 def fit_gates(reference: nn.Module, student: nn.Module, batch: dict[str, torch.Tensor]) -> None:
-    """Set gates and filters of every gated mixer of `student` to stand for the teacher's attention, in place.
+    """Set gates and filters of every gated mixer (`+gated`, `+aft`) of `student` to stand for the teacher's attention, in place.
 
     reference, batch: as for `fit_filters`. The log weights are linear in what is sought (the query that replaces each
     head's own, the two keys that stand for the ends, the filter), so it is a least-squares fit to the teacher's
@@ -108,7 +108,7 @@ def fit_gates(reference: nn.Module, student: nn.Module, batch: dict[str, torch.T
             q = attention.query(state).view(*real.shape, *split[:2])[:, :, head]
             k = attention.key(state).view(*real.shape, *split[:2])[:, :, head]
             for_query, for_ends, taps = _fit_gate(weights[:, head], q, k, plan, mixer.longest)
-            mixer.gate.weight[head] = for_query @ key[head]
+            mixer.gate.weight.view(mixer.heads, -1, query.shape[-1])[head] = for_query @ key[head]  # all of its channels
             mixer.first.weight[head] = _fit_pooling(weights[:, head], k, plan) @ key[head]
             for end, (direction, offset) in enumerate(zip(for_ends[:, :-1], for_ends[:, -1])):
                 mixer.ends.weight[end * mixer.heads + head] = direction @ query[head]

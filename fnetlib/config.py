@@ -10,8 +10,8 @@ from transformers import BertConfig
 
 from .errors import ParameterError
 
-MIXER_NAMES = ("fourier", "filter", "gated", "attention", "identity")
-FILTERS = ("filter", "gated")  # mixers of `FilterPlan`
+MIXER_NAMES = ("fourier", "filter", "gated", "aft", "attention", "identity")
+FILTERS = ("filter", "gated", "aft")  # mixers of `FilterPlan`
 FOURIER_NORMS = ("backward", "ortho")
 PADDINGS = ("ignore", "mask")
 BACKENDS = ("auto", "fft", "matmul", "folded")
@@ -21,7 +21,7 @@ BACKENDS = ("auto", "fft", "matmul", "folded")
 class FNetBertConfig(BertConfig):
     """BERT's configuration with a token mixer per layer.
 
-    mixers: one name a layer, of `fourier`, `filter`, `gated`, `attention`, `identity`; None means `fourier` everywhere.
+    mixers: one name a layer, of `fourier`, `filter`, `gated`, `aft`, `attention`, `identity`; None means `fourier` everywhere.
     fourier_norm: `backward` is the plain sum (FNet, section 3.2; the 2023 study), `ortho` divides by sqrt(n·d).
     padding: `ignore` mixes padding like any token; `mask` gives an example of true length L its length-L transform.
     output_projection: keep BERT's output dense layer (and its dropout) after the mixer; FNet has none.
@@ -96,7 +96,7 @@ def recipe(name: str, layers: int) -> dict[str, Any]:
     """Config choices of a recipe for a model of `layers` layers.
 
     Repairs change single choices: `fnet-naive+norm` adds one, `fnet-no-norm` leaves one out; both can be chained.
-    `+filter` and `+gated` put that mixer in the place of the Fourier transform. In a
+    `+filter`, `+gated` and `+aft` put that mixer in the place of the Fourier transform. In a
     `-calibrated` recipe the gain is part of the refitted projection, see `calibrate.py`. Raises ParameterError naming
     the accepted recipes.
     """

@@ -94,6 +94,12 @@ def gated_flops(n: int, d: int, heads: int, backend: str) -> float:
     return 2.0 * n * d * d + convolution_flops(n, d + heads, backend) + 8.0 * n * d * heads + 10.0 * n * d
 
 
+def aft_flops(n: int, d: int, heads: int, backend: str) -> float:
+    """6 n d² for values and gates by key and query, convolutions of d columns and their d sums of weights; 6 n d a head for
+    three numbers a token (what it takes from both ends, its gate for the first token), 6 n d to apply them."""
+    return 6.0 * n * d * d + convolution_flops(n, 2 * d, backend) + 6.0 * n * d * heads + 6.0 * n * d
+
+
 def mixing_flops(config: BertConfig, mixer: str, seq: int, masked: bool = False) -> tuple[str, float]:
     """What a layer's mixer does and its FLOPs for one sequence. masked: the batch has padding that is masked."""
     width = config.hidden_size
@@ -102,7 +108,8 @@ def mixing_flops(config: BertConfig, mixer: str, seq: int, masked: bool = False)
     if mixer == "identity":
         return "none", 0.0
     if mixer in FILTERS:
-        count, what = {"filter": (filter_flops, "filter"), "gated": (gated_flops, "gated filter")}[mixer]
+        count, what = {"filter": (filter_flops, "filter"), "gated": (gated_flops, "gated filter"),
+                       "aft": (aft_flops, "attention-free")}[mixer]
         backend = choose_backend(config.backend, seq)
         kind = "matrices" if backend == "matmul" else "FFT"
         return f"{what}, {kind}", count(seq, width, config.num_attention_heads, backend)
@@ -137,6 +144,8 @@ def _layer(config: BertConfig, where: str, mixer: str, batch: int, seq: int, mas
         weights += d * d + d + config.num_attention_heads * (3 * config.max_position_embeddings + 1)
     if mixer == "gated":
         weights += d * d + d + config.num_attention_heads * (4 * d + 2 + 2 * config.max_position_embeddings - 1)
+    if mixer == "aft":
+        weights += 3 * d * d + 2 * d + config.num_attention_heads * (3 * d + 2 + 2 * config.max_position_embeddings - 1)
     projects = mixer == "attention" or config.output_projection
     return [
         Part(where, "mixing", what, batch * mixing, weights),

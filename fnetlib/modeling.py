@@ -28,6 +28,7 @@ from .mixers.folded import FoldedPlan, folded_mix, folds, longest_by_matrices, p
 from .mixers.fourier import (
     FourierMixer, few_tokens, hidden_dft, matrix_dtype, plan_fourier, takes_whole_spectrum, with_whole_spectrum,
 )
+from .mixers.aft import AttentionFreeMixer
 from .mixers.gated import GatedFilterMixer
 
 
@@ -160,6 +161,8 @@ class FNetBertPreTrainedModel(BertPreTrainedModel):
                 init.normal_(weight, std=self.config.initializer_range)
         elif isinstance(module, GatedFilterMixer):
             init.zeros_(module.log_filter)
+            if isinstance(module, AttentionFreeMixer):
+                init.zeros_(module.output_gate.weight)
         elif isinstance(module, FNetBertEncoder):
             # Not in the checkpoint, so from_pretrained leaves them uninitialised.
             cos, sin = hidden_dft(module.config.hidden_size)

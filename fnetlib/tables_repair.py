@@ -167,9 +167,11 @@ _REFITTED = [*CELL, "metric", "base", "base_mean", "base_sd", "base_n", "mean", 
 
 def _bases(name: str) -> list[str]:
     """The recipes that a recipe fitted in closed form is compared with: itself without the fit, a gated filter also with
-    the filter alone."""
+    the filter alone, attention-free mixing with the gated filter that it starts from."""
     if CALIBRATED in name:
         return [name.replace(CALIBRATED, "", 1)]
+    if "+aft" in name:
+        return [name.replace("+aft", "+gated", 1)]
     return [name.replace("+gated", other, 1) for other in ("", "+filter")] if "+gated" in name else (
         [name.replace("+filter", "", 1)] if "+filter" in name else [])
 

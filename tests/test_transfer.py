@@ -12,7 +12,7 @@ from fnetlib.transfer import (
 )
 
 RECIPES = ["bert", "fnet-naive", "fnet-paper", "fnet", "hybrid-2", "bound", "fnet+filter", "hybrid-2+filter",
-           "fnet+gated"]
+           "fnet+gated", "fnet+aft"]
 
 
 @pytest.fixture(scope="module")

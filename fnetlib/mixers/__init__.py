@@ -4,6 +4,7 @@ A mixer maps hidden states `[batch, seq, hidden]` to mixed states of the same sh
 model prepares once per forward pass and every layer shares.
 """
 
+from .aft import AttentionFreeMixer
 from .attention import AttentionMixer
 from .base import Sequence
 from .filter import FilterMixer
@@ -11,7 +12,7 @@ from .fourier import FourierMixer
 from .gated import GatedFilterMixer
 from .identity import IdentityMixer
 
-MIXERS = {"fourier": FourierMixer, "filter": FilterMixer, "gated": GatedFilterMixer, "attention": AttentionMixer,
-          "identity": IdentityMixer}
+MIXERS = {"fourier": FourierMixer, "filter": FilterMixer, "gated": GatedFilterMixer, "aft": AttentionFreeMixer,
+          "attention": AttentionMixer, "identity": IdentityMixer}
 
-__all__ = ["MIXERS", "AttentionMixer", "FilterMixer", "FourierMixer", "GatedFilterMixer", "IdentityMixer", "Sequence"]
+__all__ = ["MIXERS", "AttentionFreeMixer", "AttentionMixer", "FilterMixer", "FourierMixer", "GatedFilterMixer", "IdentityMixer", "Sequence"]

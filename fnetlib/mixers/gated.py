@@ -4,8 +4,8 @@
 
 Both sums are convolutions of gated values, so products in the Fourier domain: O(n log n), one projection and a few
 numbers a head where attention has three projections and n x n scores. This is attention with each head's query
-replaced by a constant and what depends on the offset learned apart (AFT-conv: Zhai 2021, An Attention Free Transformer,
-section 3.3; with BERT's value projection kept, and no gate on the output). Two tokens are treated apart, as BERT's
+replaced by a constant and what depends on the offset learned apart (after AFT-conv: Zhai 2021, An Attention Free
+Transformer, section 3.3; with BERT's value projection kept, one gate a head and none on the output, see `aft.py`). Two tokens are treated apart, as BERT's
 heads do: what the first and the last token ([CLS], [SEP]) give to token i depends on i (w = exp(Q x_i)), and the first
 token pools all others by a gate of its own. `calibrate.fit_gates` sets all of it from a teacher in closed form.
 """
@@ -20,16 +20,16 @@ from .filter import FilterPlan, fft_convolve, toeplitz
 
 
 class GatedFilterMixer(nn.Module):
-    """`gate`: `[hidden]` -> `[heads]`, a token's log weight; `log_filter`: `[heads, 2 · longest − 1]`, log weight by offset
+    """`gate`: `[hidden]` -> `[heads · gates]`, a token's log weights, of `gates` 1; `log_filter`: `[heads, 2 · longest − 1]`, log weight by offset
     j − i from −(longest − 1); `ends`: -> `[2 · heads]`, log weight of the first and of the last token for token i;
     `first`: -> `[heads]`, a token's log weight for the first token.
     """
 
-    def __init__(self, config, layer_idx: int | None = None):
+    def __init__(self, config, layer_idx: int | None = None, gates: int = 1):
         super().__init__()
         self.heads, self.longest = config.num_attention_heads, config.max_position_embeddings
         self.value = nn.Linear(config.hidden_size, config.hidden_size)
-        self.gate = nn.Linear(config.hidden_size, self.heads, bias=False)
+        self.gate = nn.Linear(config.hidden_size, self.heads * gates, bias=False)
         self.first = nn.Linear(config.hidden_size, self.heads, bias=False)
         self.ends = nn.Linear(config.hidden_size, 2 * self.heads)
         self.log_filter = nn.Parameter(torch.zeros(self.heads, 2 * self.longest - 1))
@@ -39,26 +39,30 @@ class GatedFilterMixer(nn.Module):
         plan: FilterPlan = sequence.filter
         batch, length, width = hidden_states.shape
         values = self.value(hidden_states).view(batch, length, self.heads, -1).transpose(1, 2)  # [batch, heads, seq, e]
-        logits = self.gate(hidden_states).float().transpose(1, 2)  # [batch, heads, seq]
+        logits = self.gate(hidden_states).float().view(batch, length, self.heads, -1).transpose(1, 2)  # last: gates
         ends = self.ends(hidden_states).float().view(batch, length, 2, self.heads).permute(0, 3, 1, 2)
         ends = ends.masked_fill(plan.ends.amax(-1)[:, None, None] == 0, -torch.inf)  # a lone token is not the last one
         taps = self.log_filter[:, self.longest - length: self.longest + length - 1].float()
 
         # Every sum is scaled by its largest term, as in softmax: exp never overflows.
-        highest = logits.masked_fill(plan.inner[:, None] == 0, -torch.inf).amax(-1, keepdim=True)
+        inner = plan.inner[:, None, :, None]
+        highest = logits.masked_fill(inner == 0, -torch.inf).amax(2, keepdim=True)
         highest = highest.masked_fill(highest.isinf(), 0)  # no inner token at all
-        peak = taps.amax(-1, keepdim=True)
-        scale = torch.maximum(highest + peak, ends.amax(-1))[..., None]  # [batch, heads, seq, 1]
-        gate = ((logits - highest).clamp(max=0).exp() * plan.inner[:, None])[..., None]
+        peak = taps.amax(-1)[:, None, None]
+        scale = torch.maximum(highest + peak, ends.amax(-1, keepdim=True))  # [batch, heads, seq, gates]
+        gate = (logits - highest).clamp(max=0).exp() * inner
         convolve = toeplitz if plan.backend == "matmul" else fft_convolve
-        summed = convolve(torch.cat([gate.to(values.dtype) * values, gate.to(values.dtype)], -1), (taps - peak).exp())
-        ends = (ends - scale).exp()  # [batch, heads, seq, 2]
+        summed = convolve(torch.cat([gate.to(values.dtype) * values, gate.to(values.dtype)], -1), (taps - peak[..., 0]).exp())
+        ends = (ends[..., None, :] - scale[..., None]).exp()  # [batch, heads, seq, gates, 2]
         at_ends = torch.einsum("bks,bhse->bhke", plan.ends.to(values.dtype), values)
-        # What every sum is weighed with is small, `[batch, heads, seq, 1 or 2]`, and stays float32.
-        weight = (highest[..., None] + peak[..., None] - scale).exp()
+        # What every sum is weighed with is small, as large as the gates, and stays float32.
+        weight = (highest + peak - scale).exp()
+        split = (values.shape[-1], gate.shape[-1])
+        summed, weights = summed.split(split, -1)
         # The largest gate and the largest filter weight may not meet: what all underflows is 0, not 0/0.
-        total = (summed[..., -1:].float() * weight + ends.sum(-1, keepdim=True)).clamp(min=1e-12)
-        mixed = summed[..., :-1] * (weight / total).to(summed.dtype) + ((ends / total).to(values.dtype) @ at_ends)
+        total = (weights.float() * weight + ends.sum(-1)).clamp(min=1e-12)
+        mixed, share = summed * (weight / total).to(summed.dtype), (ends / total[..., None]).to(values.dtype)
+        mixed = mixed + (share[..., 0, :] @ at_ends if split[1] == 1 else (share * at_ends.mT[:, :, None]).sum(-1))
 
         pooling = self.first(hidden_states).float().transpose(1, 2).masked_fill(plan.real[:, None] == 0, -torch.inf)
         pooled = torch.einsum("bhs,bhse->bhe", pooling.softmax(-1).to(values.dtype), values)
