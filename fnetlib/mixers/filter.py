@@ -78,8 +78,10 @@ class FilterMixer(nn.Module):
 def toeplitz(values: torch.Tensor, taps: torch.Tensor) -> torch.Tensor:
     """sum_j taps[h, j − i + n − 1] values[b, h, j], by one n x n matrix a head. taps: `[heads, 2n − 1]`."""
     length = values.shape[2]  # len() of a tensor would fix the length in an exported model
-    index = torch.arange(length, device=values.device)
-    return taps[:, index[None] - index[:, None] + length - 1].to(values.dtype) @ values
+    # The taps laid end to end, cut into rows one longer than they are: row i begins at tap i. By index instead, the gradient
+    # of each tap would be summed one by one.
+    rows = taps.to(values.dtype)[:, None].expand(-1, length + 1, -1).flatten(1)[:, :2 * length * length]
+    return rows.view(-1, length, 2 * length)[..., :length].flip(1) @ values
 
 
 def fft_convolve(values: torch.Tensor, taps: torch.Tensor) -> torch.Tensor:
