@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from . import choice, estimates, recovery, tables, tables_repair, tables_speed, tables_throughput, tables_training, xatl
+from . import choice, distilled, estimates, recovery, tables, tables_repair, tables_speed, tables_throughput, tables_training, xatl
 from .presets import names as preset_names
 from .results import (
     GROUP, NoRecords, Results, ResultsError, cells, footnotes, load, metric_title, task_title, write_text,
@@ -149,7 +149,7 @@ SECTIONS: dict[str, Callable[[Results], str]] = {
         "published": tables.compared, "ablation": tables_repair.ablation, "closed_form": tables_repair.closed_form,
         "padding": tables_repair.padding, "precision": tables_training.precision, "grid": tables_training.grid,
         "teachers": tables_training.teachers, "xatl": xatl.table, "xatl-rates": xatl.rates, "xatl-glue": xatl.glue,
-        "recovery": recovery.table, "choice": choice.choice, "speed": tables_speed.speed, "finetuning": tables_speed.finetuning,
+        "recovery": recovery.table, "distilled": distilled.table, "choice": choice.choice, "speed": tables_speed.speed, "finetuning": tables_speed.finetuning,
         "throughput": tables_throughput.table,
         "published-speed": tables_speed.published_speed}.items()},
 }

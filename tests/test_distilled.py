@@ -1,0 +1,47 @@
+"""The distilled students' table and figure, from records whose errors are known."""
+
+import pytest
+from factories import finetune_record, results_of, student_record
+
+from fnetlib import distilled
+
+
+def student(model, steps, errors, logits_weight=0.0, **kwargs):
+    """Distilled, evaluated before, in the middle and at the end; `errors` are the end's, by layer."""
+    record = student_record(model, steps, [7.0, 5.0, 4.0], adapt="distill", logits_weight=logits_weight, blockwise=0.1, **kwargs)
+    history = [{**entry, "layer_errors": [2 * e for e in errors]} for entry in record.metrics.history]
+    history[-1]["layer_errors"] = errors
+    return record.model_copy(update={"metrics": record.metrics.model_copy(update={"history": history})})
+
+
+@pytest.fixture
+def results(tmp_path):
+    return results_of(tmp_path, [
+        student("hybrid-2", 120, [0.1, 0.2, 0.6], minutes=2), student("fnet", 120, [0.3, 0.4, 0.8], minutes=2),
+        student("fnet", 60, [0.5, 0.6, 1.0], logits_weight=1.0, minutes=1),
+        student_record("fnet", 40, [7.0, 6.0]), finetune_record("rte", "bert", 1, 0.6)])  # masked-LM: no states were matched
+
+
+def test_errors_are_the_last_ones_and_their_mean(results):
+    data = distilled.frame(results)
+    assert list(zip(data["minutes"], data["model"])) == [(1, "fnet"), (2, "fnet"), (2, "hybrid-2")]
+    assert data["layers"][2] == [0.1, 0.2, 0.6] and data["error"][2] == pytest.approx(0.3)
+    assert list(data["objective"]) == ["states, predictions", "states", "states"]
+    assert data["tokens"][1] == pytest.approx(120 * 256 * 128 / 1e6) and data["heldout_loss"][1] == 4.0
+
+
+def test_table_and_figure(results):
+    text = distilled.table(results).markdown()
+    assert "| hybrid-2 | 2 | states | 0.0005 | 10% | 120 | 3.9 | 4.000 | 0.300 | 0.600 |" in text
+    figure = distilled.figure(results)
+    panels = [axis for axis in figure.axes if axis.get_visible()]
+    assert [axis.get_title() for axis in panels] == ["1 minutes, teacher minilm", "2 minutes, teacher minilm"]
+    assert [list(line.get_ydata()) for line in panels[1].lines] == [[0.3, 0.4, 0.8], [0.1, 0.2, 0.6]]
+    assert panels[0].lines[0].get_linestyle() == "--" and panels[1].lines[0].get_linestyle() == "-"
+    assert "predictions matched too" in [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_without_distilled_students_it_says_how(tmp_path):
+    results = results_of(tmp_path, [student_record("fnet", 40, [7.0, 6.0]), finetune_record("rte", "bert", 1, 0.6)])
+    assert "-p adapt distill" in distilled.table(results).markdown()
+    assert "no student was distilled" in [text.get_text() for text in distilled.figure(results).axes[0].texts]
