@@ -29,7 +29,7 @@ def choice(results: Results) -> Table:
                          "BERT's mode": of["mode"].get("bert", NONE),
                          "fastest of all": max((m for m in of.index if m != "bound"), key=lambda m: -of["seconds"][m])})
         sections[f"{device}, {tokens} tokens a step, {WORDS[kind]}"] = pd.DataFrame(rows)
-    notes = ["Times as fast as BERT, each model in the fastest of its measured modes (in brackets: eager, or compiled whole or layer "
+    notes = ["Times as fast as BERT, each model in the fastest of its measured modes (in brackets: eager, compiled whole or layer "
              "by layer), BERT-base's shape; bf16 on a GPU, fp32 on a CPU. Above 1: faster than BERT. The bound does not mix at all."]
     return Table("choice", "When to choose what", data, sections, notes if len(data) else ["Nothing was measured in BERT-base's shape."])
 

@@ -20,37 +20,26 @@ import gc
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 from transformers import BertConfig, PreTrainedConfig
 
-from . import breakdown, flops
+from . import flops
 from .compiling import room_for
 from .config import FNetBertConfig, student_config
+from .contender import KINDS, Contender, Setting, attention_kernels, autocast
 from .mixers.folded import folds
 from .mixers.fourier import choose_backend, few_tokens
-from .modeling import FNetBertForSequenceClassification
 from .params import PADDED, PRECISIONS, EfficiencyParams, ParameterError, parse_shape
-from .peers import PEERS, peer_config, peer_model
+from .peers import PEERS, peer_config
 from .provenance import code, environment, find_root, now
 from .records import Flops, Parameters, Record, RecordStore, make_run_id
 
-KINDS = ("infer", "train")  # inference first: its memory must not hold the optimiser's state
 REFERENCES = ("bert", "bound", *PEERS)
 RECOMPILES = 64  # every model of a block compiles the same forward function, for two kinds of step
-
-
-class Setting(NamedTuple):
-    """What a block's models have in common."""
-
-    length: int
-    batch: int
-    precision: str
-    mode: str
-    device: str
 
 
 def measure(params: EfficiencyParams, store: RecordStore, clock: Callable[[], float] = time.perf_counter,
@@ -103,6 +92,8 @@ def resolve_device(params: EfficiencyParams) -> tuple[str | None, str]:
         if precision not in able:
             raise ParameterError(f"precisions: {precision!r} is not for this device ({device}); accepted here: "
                                  f"{', '.join(able)}")
+    if device == "cpu" and "graphs" in params.modes.split(","):
+        raise ParameterError("modes: 'graphs' needs a GPU; on this CPU of: eager, compiled, layers")
     return device, environment(device, "fp32")["device_name"]
 
 
@@ -143,77 +134,6 @@ def record_params(params: EfficiencyParams, setting: Setting, device_name: str) 
 
 def run_id(params: EfficiencyParams, model: str, setting: Setting, device_name: str) -> str:
     return make_run_id("efficiency", None, model, params.seed, record_params(params, setting, device_name))
-
-
-def real_tokens(batch: int, n: int) -> torch.Tensor:
-    """Mask of a padded batch, `[batch, n]` bool: true lengths evenly from n/2 to n, the last one n."""
-    lengths = (n // 2 + torch.arange(1, batch + 1) * (n - n // 2) // batch).clamp(min=1)
-    return torch.arange(n) < lengths[:, None]
-
-
-def layers_of(model: torch.nn.Module) -> torch.nn.ModuleList:
-    """The blocks of an encoder: its longest list of modules. They share their code, so one compilation serves all."""
-    return max((module for module in model.modules() if isinstance(module, torch.nn.ModuleList)), key=len)
-
-
-class Contender:
-    """One model of a block: its two steps, what they took, and the error that stopped it."""
-
-    def __init__(self, name: str, config: PreTrainedConfig, setting: Setting, seed: int):
-        self.name, self.config, self.setting, self.seed = name, config, setting, seed
-        self.base, self.padded = name.removesuffix(PADDED), name.endswith(PADDED)
-        self.times: dict[str, list[float]] = {kind: [] for kind in KINDS}
-        self.peaks: dict[str, int | None] = {kind: None for kind in KINDS}
-        self.kernels: dict[str, list[str]] = {}
-        self.parts: dict[str, float] = {}
-        self.parameters: int | None = None
-        self.drop()
-
-    def build(self) -> None:
-        """Random weights, random token ids: `[batch, length]`."""
-        s = self.setting
-        torch.manual_seed(self.seed)
-        with torch.device(s.device):  # a hundred million random numbers are a GPU's work
-            self.model = (peer_model if self.base in PEERS else FNetBertForSequenceClassification)(self.config)
-        self.parameters = self.model.num_parameters()
-        self.call = torch.compile(self.model, dynamic=False) if s.mode == "compiled" else self.model
-        if s.mode == "layers":
-            for layer in layers_of(self.model):
-                layer.compile(dynamic=False)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5, fused=True)
-        self.scaler = torch.amp.GradScaler(s.device, enabled=s.precision == "fp16")
-        self.batch = {"input_ids": torch.randint(0, self.config.vocab_size, (s.batch, s.length)).to(s.device),
-                      "labels": torch.randint(0, 2, (s.batch,)).to(s.device)}
-        if self.padded:
-            self.batch["attention_mask"] = real_tokens(s.batch, s.length).long().to(s.device)
-
-    def prepare(self, kind: str) -> None:
-        self.model.train(kind == "train")
-
-    def step(self, kind: str) -> None:
-        """One training step, or one forward pass."""
-        if kind == "infer":
-            with torch.inference_mode(), _autocast(self.setting):
-                self.call(**{name: values for name, values in self.batch.items() if name != "labels"})
-            return
-        with _autocast(self.setting):
-            loss = self.call(**self.batch).loss
-        self.scaler.scale(loss).backward()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-
-    def take_apart(self) -> None:
-        """Where the time of a training step goes; a compiled step cannot be told apart."""
-        if self.error is None and self.setting.mode == "eager":
-            with contextlib.suppress(RuntimeError):  # no profiler, no parts; the times stand
-                found = breakdown.parts(self.model, lambda: self.step("train"), self.setting.device)
-                self.parts = breakdown.with_gaps(found, float(np.median(self.times["train"])), self.setting.device == "cuda")
-
-    def drop(self, error: str | None = None) -> None:
-        """Hold no model; with an error, it has failed."""
-        self.error = error
-        self.model = self.call = self.optimizer = self.scaler = self.batch = None
 
 
 def measure_block(params: EfficiencyParams, setting: Setting, device_name: str, clock: Callable[[], float],
@@ -290,30 +210,17 @@ def _set_up(contender: Contender) -> None:
             contender.peaks[kind] = torch.cuda.max_memory_allocated() - before
         if "attention" in getattr(contender.config, "mixers", ["attention"]):
             contender.kernels[kind] = attention_kernels(contender, kind)
-
-
-def attention_kernels(contender: Contender, kind: str) -> list[str]:
-    """What the profiler sees attention run: `aten::_scaled_dot_product_flash_attention` or its like."""
-    seen: list[str] = []
-    with contextlib.suppress(RuntimeError):  # no profiler, no note; a step that cannot run fails where it is timed
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-            contender.step(kind)
-        seen = [event.key for event in profile.key_averages()]
-    return sorted(key for key in seen if key.startswith("aten::_scaled_dot_product") and not key.endswith("backward"))
+        if contender.setting.mode == "graphs":
+            contender.record_graph(kind)
 
 
 def _allocate_workspaces(setting: Setting) -> None:
     """The matrix library's workspaces stay allocated from the first product on: no model's memory."""
     if setting.device == "cuda":
         layer = torch.nn.Linear(64, 64, device="cuda")
-        with _autocast(setting):
+        with autocast(setting):
             layer(torch.ones(64, 64, device="cuda", requires_grad=True)).sum().backward()
         torch.cuda.synchronize()
-
-
-def _autocast(setting: Setting):
-    half = torch.float16 if setting.precision == "fp16" else torch.bfloat16
-    return torch.autocast(setting.device, dtype=half, enabled=setting.precision in ("bf16", "fp16"))
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import torch
 from tqdm.auto import tqdm
 
 from . import efficiency
-from .efficiency import Contender, Setting
+from .contender import Contender, Setting
 from .params import PADDED, EfficiencyParams
 from .provenance import code, environment, now
 from .records import Record, RecordStore, make_run_id

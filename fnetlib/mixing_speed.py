@@ -25,7 +25,8 @@ from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
 from . import efficiency, flops
-from .efficiency import KINDS, Setting, real_tokens, rounds, spread
+from .contender import KINDS, Setting, real_tokens
+from .efficiency import rounds, spread
 from .mixers.folded import folded_mix, longest_by_matrices, plan_folded
 from .mixers.fourier import MATMUL_MAX_LENGTH, choose_backend, fourier_mix, hidden_dft, plan_fourier, with_whole_spectrum
 from .params import EfficiencyParams, parse_shape

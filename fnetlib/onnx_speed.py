@@ -17,7 +17,8 @@ import torch
 from tqdm.auto import tqdm
 
 from . import efficiency
-from .efficiency import Setting, rounds, spread
+from .contender import Setting
+from .efficiency import rounds, spread
 from .modeling import FNetBertForSequenceClassification
 from .onnx_export import INPUTS, export
 from .params import PADDED, PEER_NAMES, EfficiencyParams

@@ -88,12 +88,15 @@ def _share(row: Any) -> str:
 
 
 def figure(results: Results) -> Figure:
-    """Score against minutes, a panel a task: mean ± sd of every student; BERT as it is dotted, chance dashed."""
+    """Score against minutes, a panel a task that BERT was fine-tuned on too, if there is one: mean ± sd of every student; BERT
+    as it is dotted, chance dashed."""
     title = tagged("Score by minutes of adaptation (mean ± sd over seeds)", results.tag)
     data = frame(results)
     if data.empty:
         return _empty(title, "no student was adapted before its task")
     groups = list(data.groupby([*GROUP, "task"], sort=False, dropna=False))
+    ceiling = [key for key, group in groups if ((group["model"] == "bert") & (group["minutes"] == 0)).any()]
+    groups = [(key, group) for key, group in groups if key in ceiling or not ceiling]  # the others compare objectives
     made, axes = _panels(len(groups), 3, height=3.0)
     for axis, ((training, teacher, task), group) in zip(axes, groups):
         for model, part in group.groupby("model", sort=False):
@@ -111,8 +114,9 @@ def figure(results: Results) -> Figure:
         axis.set(xlabel="minutes alone on the GPU", ylabel=metric_title(group["metric"]))
     marks = [plt.Line2D([], [], color="#555555", marker=marker, ls="", ms=5, label=label)
              for marker, label in (("o", "distilled, or the swap as it is"), ("s", "masked-LM"))]
-    return _finish(made, title, data["model"], handles=[*marks, plt.Line2D([], [], color="#000000", lw=1, ls=":", label="BERT"),
-                                                        plt.Line2D([], [], color="#777777", lw=1, ls="--", label="chance")])
+    lines = [plt.Line2D([], [], color=grey, lw=1, ls=dashes, label=label)
+             for grey, dashes, label in (("#000000", ":", "BERT"), ("#777777", "--", "chance"))]
+    return _finish(made, title, [model for _, group in groups for model in group["model"]], handles=[*marks, *lines])
 
 
 def sentences(results: Results) -> list[str]:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from factories import efficiency_record, speed_records
 
-from fnetlib import efficiency, efficiency_plots, mixing_speed
+from fnetlib import contender, efficiency, efficiency_plots, mixing_speed
 from fnetlib.params import BuildParams, EfficiencyParams, ParameterError
 from fnetlib.peers import PEERS
 from fnetlib.records import RecordStore
@@ -227,7 +227,7 @@ def test_layers_are_compiled_by_themselves(name, monkeypatch):
     made = efficiency.Contender(name, efficiency.model_config(tiny(shape="2x64"), name, 16), SETTING._replace(length=16, mode="layers"), 0)
     made.build()
     made.prepare("train"), made.step("train")
-    assert len(efficiency.layers_of(made.model)) == 2 and asked == [{"dynamic": False}] * 2
+    assert len(contender.layers_of(made.model)) == 2 and asked == [{"dynamic": False}] * 2
 
 
 def test_one_compilation_serves_all_layers(monkeypatch):
@@ -245,6 +245,26 @@ def test_one_compilation_serves_all_layers(monkeypatch):
         made.build()
         made.prepare("infer"), made.step("infer")
     assert len(graphs) == 1
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+@pytest.mark.parametrize("name", ["bert", "fnet", "hybrid-1", "fnet:padded"])
+def test_a_step_launched_as_a_graph_is_the_same_step(name, monkeypatch):
+    """Without a compiler: the weights after three more steps are those of steps launched one by one."""
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda layer, **_: None)
+    weights = []
+    for mode in ("eager", "graphs"):
+        config = efficiency.model_config(tiny(), name, 64)
+        config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
+        made = efficiency.Contender(name, config, SETTING._replace(length=64, mode=mode, device="cuda", precision="bf16"), 0)
+        made.build()
+        made.prepare("train")
+        if mode == "graphs":
+            made.record_graph("train")  # three steps, and one that is recorded and not run
+        for _ in range(3 if mode == "graphs" else 6):
+            made.step("train")
+        weights.append(made.model.bert.encoder.layer[0].output.dense.weight.detach().cpu())
+    assert torch.allclose(*weights, atol=1e-6)
 
 
 def test_bert_takes_the_fused_kernel():
@@ -293,7 +313,7 @@ def test_shapes(shape, layers, width, heads, inner):
     ({"shape": "12x700"}, "shape: '12x700' is not one of: bert-base, minilm, tiny, or layers x width"),
     ({"shape": "big"}, "shape: 'big' is not one of: bert-base"),
     ({"precisions": "fp8"}, "precisions: 'fp8' is not one of: fp32, tf32, bf16, fp16"),
-    ({"modes": "fast"}, "modes: 'fast' is not one of: eager, compiled, layers"),
+    ({"modes": "fast"}, "modes: 'fast' is not one of: eager, compiled, layers, graphs"),
     ({"lengths": "128,many"}, "lengths: '128,many' is not a comma list of whole numbers from 2"),
     ({"lengths": "1"}, "lengths: '1' is not a comma list"),
     ({"models": "gpt"}, "models: 'gpt' is not one of: bert, fnet-naive"),
@@ -311,6 +331,7 @@ def test_a_bad_parameter_is_one_clear_line(bad, said):
 @pytest.mark.parametrize("wanted, there, said", [
     ({"device": "cpu", "precisions": "fp32,fp16"}, False, "precisions: 'fp16' is not for this device (cpu); accepted here: fp32, bf16"),
     ({"device": "cpu", "precisions": "tf32"}, True, "precisions: 'tf32' is not for this device (cpu); accepted here: fp32, bf16"),
+    ({"device": "cpu", "modes": "eager,graphs"}, False, "modes: 'graphs' needs a GPU; on this CPU of: eager, compiled, layers"),
     ({"device": "cuda"}, False, "device: 'cuda' is asked for, but torch finds no GPU here; accepted here: auto, cpu"),
     ({"device": "auto", "precisions": "bf16"}, True, "precisions: 'bf16' is not for this device (cuda); accepted here: fp32, fp16"),
 ])

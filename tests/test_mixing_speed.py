@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fnetlib import mixing_speed
-from fnetlib.efficiency import Setting, real_tokens
+from fnetlib.contender import Setting, real_tokens
 from fnetlib.mixing_speed import WAYS, Block, frame, function, roofline, sentences, table, ways
 from fnetlib.params import EfficiencyParams
 from fnetlib.records import RecordStore

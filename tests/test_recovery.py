@@ -85,3 +85,14 @@ def test_minutes_follow_the_adaptations_record_as_it_is_now(tmp_path):
     run = finetune_record("qnli", "hybrid-2", 1, 0.8, minutes=9.0, student=student.run_id, training="tuned")
     found = results_of(tmp_path, [run, student, alone]).finetune
     assert found["minutes"].tolist() == [1.0] and found["label"].tolist() == ["hybrid-2@1min"]  # 120 steps of half a second
+
+
+def test_the_figure_leaves_out_what_has_no_ceiling(tmp_path):
+    """Screens of objectives have no BERT of their own; alone they are shown all the same."""
+    screens = [finetune_record("cola", "hybrid-2", 1, 0.2, minutes=1, training="screen_mlm"),
+               finetune_record("cola", "fnet", 1, 0.1, minutes=1, training="screen_distill")]
+    both = recovery.figure(results_of(tmp_path / "both", [*runs("bert", 0.885), *runs("hybrid-2", 0.785, minutes=2), *screens]))
+    assert [axis.get_title().split("\n")[0] for axis in both.axes if axis.get_visible()] == ["QNLI"]
+    assert "fnet" not in [text.get_text() for text in both.legends[0].get_texts()]
+    alone = recovery.figure(results_of(tmp_path / "alone", screens))
+    assert [axis.get_title().split("\n")[0] for axis in alone.axes if axis.get_visible()] == ["CoLA", "CoLA"]

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from factories import efficiency_record
-from fnetlib import efficiency
+from fnetlib import contender, efficiency
 from fnetlib.params import EfficiencyParams, ParameterError
 from fnetlib.records import RecordStore
 from fnetlib.tables_scaling import crossover, exponent, padding, scaling
@@ -69,6 +69,6 @@ def test_a_padded_model_is_measured_beside_itself(tmp_path, monkeypatch):
 
 
 def test_a_padded_batch_masks_half_at_most():
-    assert efficiency.real_tokens(4, 16).sum(1).tolist() == [10, 12, 14, 16]
-    assert efficiency.real_tokens(1, 9).sum(1).tolist() == [9] and efficiency.real_tokens(3, 1).sum(1).tolist() == [1, 1, 1]
-    assert efficiency.real_tokens(64, 512).sum(1).min() > 256
+    assert contender.real_tokens(4, 16).sum(1).tolist() == [10, 12, 14, 16]
+    assert contender.real_tokens(1, 9).sum(1).tolist() == [9] and contender.real_tokens(3, 1).sum(1).tolist() == [1, 1, 1]
+    assert contender.real_tokens(64, 512).sum(1).min() > 256
