@@ -1,10 +1,10 @@
-"""Attention-free mixing (AFT-conv: Zhai 2021, An Attention Free Transformer, sections 3.1 and 3.3): gates by key and query.
+"""Attention-free mixing (after AFT-conv: Zhai 2021, An Attention Free Transformer, section 3): gates by key and query.
 
     Y_i = 2 sigmoid(Q x_i) * sum_j w(i, j) * V x_j / sum_j w(i, j),   w(i, j) = exp(K x_j + F(j − i))   per channel
 
 The gated filter of `gated.py` with a gate on the key for every channel, not every head, so that a channel can be about
 some tokens only, and with the query back, as a gate on the output: the product of what a token asks for and what the
-others hold. Still two convolutions of gated values, O(n log n). It starts as the gated filter that
+others hold. The first and the last token are treated as there. Still convolutions of gated values, O(n log n). It starts as the gated filter that
 `calibrate.fit_gates` finds, each channel with its head's gate and the output's gates open (Q = 0, hence the 2).
 """
 
