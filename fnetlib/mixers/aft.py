@@ -4,8 +4,9 @@
 
 The gated filter of `gated.py` with a gate on the key for every channel, not every head, so that a channel can be about
 some tokens only, and with the query back, as a gate on the output: the product of what a token asks for and what the
-others hold. The first and the last token are treated as there. Still convolutions of gated values, O(n log n). It starts as the gated filter that
-`calibrate.fit_gates` finds, each channel with its head's gate and the output's gates open (Q = 0, hence the 2).
+others hold. The first and the last token are treated as there. Still convolutions of gated values, O(n log n). It starts
+as the gated filter that `calibrate.fit_gates` finds, each channel with its head's gate and the output's gates open (Q = 0,
+hence the 2).
 """
 
 from __future__ import annotations
