@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from .mixers.base import Sequence
 from .mixers.filter import FilterMixer, FilterPlan, plan_filter
 from .mixers.gated import GatedFilterMixer
+from .mixers.taylor import TaylorMixer
 
 PENALTIES = tuple(10.0**k for k in range(-4, 3))  # times the mean variance of the features; chosen on held-out sentences
 GATE_PENALTY = 1e-5  # times the number of queries
@@ -84,7 +86,8 @@ def fit_filters(reference: nn.Module, student: nn.Module, batch: dict[str, torch
 
 @torch.no_grad()
 def fit_gates(reference: nn.Module, student: nn.Module, batch: dict[str, torch.Tensor]) -> None:
-    """Set gates and filters of every gated mixer (`+gated`, `+aft`) of `student` to stand for the teacher's attention, in place.
+    """Set gates and filters of every gated mixer (`+gated`, `+aft`, `+taylor`) of `student` to stand for the teacher's
+    attention, in place.
 
     reference, batch: as for `fit_filters`. The log weights are linear in what is sought (the query that replaces each
     head's own, the two keys that stand for the ends, the filter), so it is a least-squares fit to the teacher's
@@ -109,11 +112,30 @@ def fit_gates(reference: nn.Module, student: nn.Module, batch: dict[str, torch.T
             k = attention.key(state).view(*real.shape, *split[:2])[:, :, head]
             for_query, for_ends, taps = _fit_gate(weights[:, head], q, k, plan, mixer.longest)
             mixer.gate.weight.view(mixer.heads, -1, query.shape[-1])[head] = for_query @ key[head]  # all of its channels
-            mixer.first.weight[head] = _fit_pooling(weights[:, head], k, plan) @ key[head]
+            if mixer.first is not None:
+                mixer.first.weight[head] = _fit_pooling(weights[:, head], k, plan) @ key[head]
             for end, (direction, offset) in enumerate(zip(for_ends[:, :-1], for_ends[:, -1])):
                 mixer.ends.weight[end * mixer.heads + head] = direction @ query[head]
                 mixer.ends.bias[end * mixer.heads + head] = direction @ bias[head] + offset
             mixer.log_filter[head] = taps
+        if isinstance(mixer, TaylorMixer):
+            _fit_slope(mixer, attention, state, weights, plan)
+
+
+def _fit_slope(mixer: TaylorMixer, attention: nn.Module, state: torch.Tensor, weights: torch.Tensor, plan: FilterPlan) -> None:
+    """The mean query, and each head's slope: the least-squares fit of the expansion's term, in which the output is linear,
+    to what the gated filter lacks of attention's own output. weights: `[sentences, heads, seq, seq]`, of the teacher."""
+    rows = (plan.real - plan.ends[:, 0]).bool()  # every token but the first, whose row is attention's own
+    mixer.mean_query.copy_(mixer.query(state)[rows].mean(0))
+    target = (weights @ mixer.heads_of(attention.value(state))).transpose(1, 2)[rows]  # [tokens, heads, e]
+
+    def output(slope: float) -> torch.Tensor:
+        mixer.slope.fill_(slope)
+        return mixer(state, Sequence(filter=plan))[rows].unflatten(-1, (mixer.heads, -1))
+
+    plain = output(0.0)
+    change = output(1.0) - plain
+    mixer.slope.copy_(((target - plain) * change).sum((0, 2)) / change.pow(2).sum((0, 2)).clamp(min=1e-12))
 
 
 def _fit_gate(weights: torch.Tensor, query: torch.Tensor, key: torch.Tensor, plan: FilterPlan, longest: int,

@@ -100,6 +100,15 @@ def aft_flops(n: int, d: int, heads: int, backend: str) -> float:
     return 6.0 * n * d * d + convolution_flops(n, 2 * d, backend) + 6.0 * n * d * heads + 6.0 * n * d
 
 
+def taylor_flops(n: int, d: int, heads: int, backend: str) -> float:
+    """6 n d² for queries, keys and values, convolutions as in the gated filter, 6 n d a head for three numbers a token; with
+    e = d/heads 4 n d e for the covariances there and back, 4 n d + 2 d e for means, 8 n d for the ends, 6 n d for the
+    first token's attention."""
+    size = d // heads
+    return (6.0 * n * d * d + convolution_flops(n, d + heads, backend) + 6.0 * n * d * heads + 4.0 * n * d * size
+            + 2.0 * d * size + 18.0 * n * d)
+
+
 def mixing_flops(config: BertConfig, mixer: str, seq: int, masked: bool = False) -> tuple[str, float]:
     """What a layer's mixer does and its FLOPs for one sequence. masked: the batch has padding that is masked."""
     width = config.hidden_size
@@ -109,7 +118,7 @@ def mixing_flops(config: BertConfig, mixer: str, seq: int, masked: bool = False)
         return "none", 0.0
     if mixer in FILTERS:
         count, what = {"filter": (filter_flops, "filter"), "gated": (gated_flops, "gated filter"),
-                       "aft": (aft_flops, "attention-free")}[mixer]
+                       "aft": (aft_flops, "attention-free"), "taylor": (taylor_flops, "attention, expanded")}[mixer]
         backend = choose_backend(config.backend, seq)
         kind = "matrices" if backend == "matmul" else "FFT"
         return f"{what}, {kind}", count(seq, width, config.num_attention_heads, backend)
@@ -146,6 +155,8 @@ def _layer(config: BertConfig, where: str, mixer: str, batch: int, seq: int, mas
         weights += d * d + d + config.num_attention_heads * (4 * d + 2 + 2 * config.max_position_embeddings - 1)
     if mixer == "aft":
         weights += 3 * d * d + 2 * d + config.num_attention_heads * (3 * d + 2 + 2 * config.max_position_embeddings - 1)
+    if mixer == "taylor":
+        weights += 3 * (d * d + d) + d + config.num_attention_heads * (3 * d + 3 + 2 * config.max_position_embeddings - 1)
     projects = mixer == "attention" or config.output_projection
     return [
         Part(where, "mixing", what, batch * mixing, weights),

@@ -30,6 +30,7 @@ from .mixers.fourier import (
 )
 from .mixers.aft import AttentionFreeMixer
 from .mixers.gated import GatedFilterMixer
+from .mixers.taylor import TaylorMixer
 
 
 class MixingSublayer(nn.Module):
@@ -163,6 +164,9 @@ class FNetBertPreTrainedModel(BertPreTrainedModel):
             init.zeros_(module.log_filter)
             if isinstance(module, AttentionFreeMixer):
                 init.zeros_(module.output_gate.weight)
+            elif isinstance(module, TaylorMixer):
+                init.zeros_(module.mean_query)
+                init.ones_(module.slope)
         elif isinstance(module, FNetBertEncoder):
             # Not in the checkpoint, so from_pretrained leaves them uninitialised.
             cos, sin = hidden_dft(module.config.hidden_size)

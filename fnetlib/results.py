@@ -25,7 +25,7 @@ CELL = [*GROUP, "task", "label"]
 SOLO = "solo"  # the training recipe of runs that measure speed, alone on the device; their scores mean nothing
 GRID = "_grid"  # ends the name of the training recipe of runs that a grid's values are chosen by
 _ORDER = ("bert", "fnet-naive", "fnet-paper", "fnet-no-projection", "fnet-no", "fnet", "fnet-calibrated", "fnet+filter",
-          "fnet+gated", "fnet+aft", "hybrid", "bound")
+          "fnet+gated", "fnet+aft", "fnet+taylor", "hybrid", "bound")
 _TASK_TITLES = {"cola": "CoLA", "sst2": "SST-2", "mrpc": "MRPC", "stsb": "STS-B", "qqp": "QQP", "mnli": "MNLI",
                 "qnli": "QNLI", "rte": "RTE", "wnli": "WNLI"}
 _METRIC_TITLES = {"matthews_correlation": "MCC", "accuracy": "accuracy", "f1": "F1", "pearson": "Pearson r",

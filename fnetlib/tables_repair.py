@@ -165,15 +165,16 @@ _REFITTED = [*CELL, "metric", "base", "base_mean", "base_sd", "base_n", "mean", 
              "pairs", "p", "verdict", "note"]
 
 
+_FIT_ADDS = {"+aft": ("+gated",), "+taylor": ("+gated",), "+gated": ("", "+filter"), "+filter": ("",)}
+
+
 def _bases(name: str) -> list[str]:
     """The recipes that a recipe fitted in closed form is compared with: itself without the fit, a gated filter also with
-    the filter alone, attention-free mixing with the gated filter that it starts from."""
+    the filter alone, what begins as a gated filter with that."""
     if CALIBRATED in name:
         return [name.replace(CALIBRATED, "", 1)]
-    if "+aft" in name:
-        return [name.replace("+aft", "+gated", 1)]
-    return [name.replace("+gated", other, 1) for other in ("", "+filter")] if "+gated" in name else (
-        [name.replace("+filter", "", 1)] if "+filter" in name else [])
+    fitted = next((mixer for mixer in _FIT_ADDS if mixer in name), None)
+    return [name.replace(fitted, other, 1) for other in _FIT_ADDS[fitted]] if fitted else []
 
 
 def closed_form(results: Results) -> Table:

@@ -27,7 +27,7 @@ from .tasks import TaskData, results_folder
 from .teacher import Teacher
 
 _LAYER = r"bert\.encoder\.layer\.\d+\."
-_FILTERS = r"((log_)?filter|((output_)?gate|first|ends)(\.(weight|bias))?)"
+_FILTERS = r"((log_)?filter|mean_query|slope|((output_)?gate|first|ends)(\.(weight|bias))?)"
 
 # component group -> the tensors it names
 GROUPS: dict[str, str] = {
@@ -153,7 +153,7 @@ def build_student(
     if ("attention", "new", "the teacher has none") in fates:
         raise ParameterError(f"model: {recipe!r} keeps attention in layers where teacher {teacher.name!r} has none")
     measured = ("attention", "new", "measured") in fates and "attention" in groups
-    for mixer, fit in (("filter", fit_filters), ("gated", fit_gates), ("aft", fit_gates)):
+    for mixer, fit in (("filter", fit_filters), ("gated", fit_gates), ("aft", fit_gates), ("taylor", fit_gates)):
         if batch is not None and measured and mixer in student.config.mixers:
             fit(build_student(teacher, "bert", head="none")[0], student, batch)
     if recipe.endswith(CALIBRATED):

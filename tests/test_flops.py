@@ -15,7 +15,7 @@ from fnetlib.modeling import FNetBertForSequenceClassification
 # width, heads, feed-forward, seq: even, odd, one token; of widths whose half spectrum is not filled up with zeros
 SHAPES = [(30, 3, 64, 8), (15, 3, 50, 7), (30, 5, 61, 1)]
 RECIPES = ["bert", "fnet-naive", "fnet-paper", "fnet", "hybrid-1", "bound", "fnet+filter", "hybrid-1+filter",
-           "fnet+gated", "hybrid-1+gated", "fnet+aft"]
+           "fnet+gated", "hybrid-1+gated", "fnet+aft", "fnet+taylor"]
 
 
 def teacher(width=32, heads=4, inner=64, layers=3):
@@ -88,7 +88,7 @@ def test_a_training_step_is_three_forward_passes_of_layers_with_weights():
     assert F.TRAIN_STEP * (sum(forward.values()) - forward["norms"]) == counter.get_total_flops()
 
 
-@pytest.mark.parametrize("name", ["bert", "fnet", "fnet-paper", "hybrid-1", "fnet+gated", "fnet+aft"])
+@pytest.mark.parametrize("name", ["bert", "fnet", "fnet-paper", "hybrid-1", "fnet+gated", "fnet+aft", "fnet+taylor"])
 def test_the_trainers_count_is_its_own(name, tmp_path):
     config = student_config(teacher(), name)
     trainer = Trainer(FNetBertForSequenceClassification(config), TrainingArguments(str(tmp_path), report_to=[], use_cpu=True))

@@ -153,7 +153,7 @@ def test_without_sentences_all_tokens_weigh_alike():
 
 
 @pytest.mark.parametrize("backend", ["matmul", "fft"])
-@pytest.mark.parametrize("recipe", ["fnet+gated", "fnet+aft", "fnet+filter"])
+@pytest.mark.parametrize("recipe", ["fnet+gated", "fnet+aft", "fnet+taylor", "fnet+filter"])
 def test_half_precision(teacher, recipe, backend):
     """Autocast, and the whole model in bf16: as near to fp32 as attention is."""
     batch = batch_of([9, 7, 5, 8])

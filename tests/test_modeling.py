@@ -12,8 +12,8 @@ from fnetlib import FNetBertConfig, FNetBertForMaskedLM, FNetBertForSequenceClas
 from fnetlib.config import hybrid_layers, recipe, student_config
 
 RECIPES = ["bert", "fnet-naive", "fnet-paper", "fnet", "hybrid-2", "bound", "fnet+filter", "hybrid-2+filter",
-           "fnet+gated", "fnet+aft"]
-MASKED = ["bert", "fnet", "hybrid-2", "bound", "fnet+filter", "fnet+gated", "fnet+aft"]
+           "fnet+gated", "fnet+aft", "fnet+taylor"]
+MASKED = ["bert", "fnet", "hybrid-2", "bound", "fnet+filter", "fnet+gated", "fnet+aft", "fnet+taylor"]
 
 
 def inputs(length: int = 9, batch: int = 3, vocabulary: int = 200, padded: bool = True) -> dict[str, torch.Tensor]:

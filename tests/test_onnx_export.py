@@ -11,7 +11,7 @@ from fnetlib.teacher import load_teacher
 from fnetlib.transfer import build_student
 
 
-@pytest.mark.parametrize("recipe", ["fnet", "hybrid-2", "fnet+gated", "fnet+aft", "fnet-paper", "fnet-naive+norm"])
+@pytest.mark.parametrize("recipe", ["fnet", "hybrid-2", "fnet+gated", "fnet+aft", "fnet+taylor", "fnet-paper", "fnet-naive+norm"])
 def test_onnxruntime_gives_the_same_logits(tiny_teacher_folder, tmp_path, recipe):
     model, _ = build_student(load_teacher(tiny_teacher_folder), recipe, batch=batch_of([9, 7, 5]), seed=0, backend="fft")
     session = onnxruntime.InferenceSession(str(onnx_export.export(model, tmp_path / "sub" / "model.onnx")))

@@ -12,7 +12,7 @@ from fnetlib.transfer import (
 )
 
 RECIPES = ["bert", "fnet-naive", "fnet-paper", "fnet", "hybrid-2", "bound", "fnet+filter", "hybrid-2+filter",
-           "fnet+gated", "fnet+aft"]
+           "fnet+gated", "fnet+aft", "fnet+taylor"]
 
 
 @pytest.fixture(scope="module")

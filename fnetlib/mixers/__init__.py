@@ -11,8 +11,10 @@ from .filter import FilterMixer
 from .fourier import FourierMixer
 from .gated import GatedFilterMixer
 from .identity import IdentityMixer
+from .taylor import TaylorMixer
 
 MIXERS = {"fourier": FourierMixer, "filter": FilterMixer, "gated": GatedFilterMixer, "aft": AttentionFreeMixer,
-          "attention": AttentionMixer, "identity": IdentityMixer}
+          "taylor": TaylorMixer, "attention": AttentionMixer, "identity": IdentityMixer}
 
-__all__ = ["MIXERS", "AttentionFreeMixer", "AttentionMixer", "FilterMixer", "FourierMixer", "GatedFilterMixer", "IdentityMixer", "Sequence"]
+__all__ = ["MIXERS", "AttentionFreeMixer", "AttentionMixer", "FilterMixer", "FourierMixer", "GatedFilterMixer", "IdentityMixer",
+           "Sequence", "TaylorMixer"]
