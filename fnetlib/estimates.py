@@ -15,9 +15,10 @@ from transformers import BertConfig, PreTrainedTokenizerBase
 from . import flops, published
 from .config import student_config
 from .params import EXTRAS, SHAPES, STUDY, FinetuneParams
+from .records import RecordStore
 from .results import task_title
-from .tasks import TaskData
-from .teacher import load_shape
+from .tasks import TaskData, results_folder
+from .teacher import load_shape, remembered
 
 GIB = 2**30
 LONGEST = 64  # texts that are tokenised to find the longest
@@ -127,7 +128,8 @@ def longest(data: TaskData, tokenizer: PreTrainedTokenizerBase, limit: int) -> i
 
 def in_words(params: FinetuneParams, data: TaskData) -> str:
     """What each run of 03_finetune will need on a GPU: a line a model, for the longest batch there can be."""
-    config, tokenizer = load_shape(params.teacher)
+    known = remembered(params.teacher, RecordStore(results_folder(params.results, data.record.source)))
+    config, tokenizer = (known.config, known.tokenizer) if known else load_shape(params.teacher)
     tokens = longest(data, tokenizer, min(params.max_length, config.max_position_embeddings))
     length = math.ceil(tokens / params.pad_to) * params.pad_to
     lines = [f"Estimates for {params.batch_size} examples of up to {length} tokens, {params.precision}, on a GPU:"]

@@ -25,7 +25,7 @@ from .provenance import code, environment, find_root, now
 from .records import Record, RecordStore, choose, make_run_id
 from .tasks import TaskData, load_task, results_folder
 from .task_distillation import distill_task, fine_tuned_bert
-from .teacher import Teacher, load_teacher
+from .teacher import Teacher, load_teacher, remembered
 from .transfer import DEFAULT_GROUPS, Transfer, build_student, sentence_batch
 
 GAIN_SENTENCES = 64  # unlabelled training examples on which a recipe's gain is measured
@@ -34,13 +34,15 @@ CALIBRATION_SENTENCES = 512  # and on which a `-calibrated` recipe's projections
 
 
 def finetune(params: FinetuneParams) -> list[Record]:
-    """Every (model, seed) of the parameters, in turn; runs whose record exists are not repeated.
+    """Every (model, seed) of the parameters, in turn; runs whose record exists are not repeated, and found again even
+    where the teacher that they started from has left nothing but its own record.
 
     Raises ParameterError for bad inputs before anything is trained. A run that breaks is recorded as `failed` and
     raises after the others have run.
     """
     data = load_task(params.task, params.data, params.train_size, params.eval_size)
-    teacher = load_teacher(params.teacher)
+    store = RecordStore(results_folder(params.results, data.record.source))
+    teacher = remembered(params.teacher, store) or load_teacher(params.teacher)
     if params.max_length > teacher.config.max_position_embeddings:
         raise ParameterError(f"max_length: {params.max_length} is more than teacher {teacher.name!r} has positions "
                              f"({teacher.config.max_position_embeddings})")
@@ -49,7 +51,6 @@ def finetune(params: FinetuneParams) -> list[Record]:
                              f"{teacher.name!r} has positions ({teacher.config.max_position_embeddings})")
     for model in params.models:
         recipe(model, teacher.config.num_hidden_layers)  # refuses what does not fit
-    store = RecordStore(results_folder(params.results, data.record.source))
     for model in params.models if params.student else []:
         adaptation_of(params, model, teacher, store)  # refuses before anything is trained
     done, errors = [], []

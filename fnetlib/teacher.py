@@ -26,21 +26,23 @@ MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9d
 
 @dataclass(frozen=True)
 class Teacher:
-    """A pretrained checkpoint. `model` is in evaluation mode and is never trained in place."""
+    """A pretrained checkpoint. `model` is in evaluation mode and is never trained in place; None where only the teacher's
+    record is left, see `remembered`."""
 
     name: str
     source: str
-    model: PreTrainedModel
+    model: PreTrainedModel | None
     tokenizer: PreTrainedTokenizerBase
     fingerprint: str
-
-    @property
-    def config(self):
-        return self.model.config
+    config: PretrainedConfig
 
     @property
     def state(self) -> dict[str, torch.Tensor]:
-        """The weights under the names of BERT with a head: everything of the encoder starts with `bert.`."""
+        """The weights under the names of BERT with a head: everything of the encoder starts with `bert.`. Raises
+        ParameterError where they are gone."""
+        if self.model is None:
+            raise ParameterError(f"teacher: of {self.name!r} only the record is left, which shows finished runs; for another "
+                                 "run its weights are needed: train it again by 02_transfer")
         prefix = "" if any(k.startswith("bert.") for k in self.model.state_dict()) else "bert."
         return {prefix + name: tensor for name, tensor in self.model.state_dict().items()}
 
@@ -61,6 +63,17 @@ def load_teacher(name: str = "auto") -> Teacher:
             banner(f"teacher: {DEFAULT} is not to be had here (no Hub, no cache); using minilm (6x384) instead")
             return _find("minilm", _load)
     return _find(name, _load)
+
+
+def remembered(name: str, store: records.RecordStore) -> Teacher | None:
+    """The teacher that 02 once trained and saved in folder `name`, from its record alone: its weights are not committed, and
+    finished runs that started from it are found by its fingerprint. None where the folder is there, or no such record."""
+    found = None if Path(name).is_dir() else next(
+        (r for r in store.all("adapt") if r.model == "bert" and r.transfer["result"]["name"] == Path(name).name), None)
+    if found is None or found.teacher.source == "folder":  # a folder's name does not say where it was
+        return None
+    config, tokenizer = load_shape(found.teacher.name)  # training on changes neither
+    return Teacher(Path(name).name, "folder", None, tokenizer, found.transfer["result"]["fingerprint"], config)
 
 
 def load_shape(name: str = "auto") -> tuple[PretrainedConfig, PreTrainedTokenizerBase]:
@@ -110,7 +123,7 @@ def _load(where: str | Path, name: str, source: str) -> Teacher:
     if "bert.pooler.dense.weight" in report["unexpected_keys"] and model.base_model.pooler is None:
         # BERT's own checkpoints carry a pooler that their masked-LM class leaves behind; classifiers start from it.
         model.base_model.pooler = BertModel.from_pretrained(where, dtype=torch.float32).pooler
-    return Teacher(name, source, model.eval(), AutoTokenizer.from_pretrained(where), fingerprint(model))
+    return Teacher(name, source, model.eval(), AutoTokenizer.from_pretrained(where), fingerprint(model), model.config)
 
 
 def minilm_folder() -> Path:

@@ -11,7 +11,7 @@ import torch
 from transformers import TrainerCallback
 
 from factories import finetune_record
-from fnetlib import adapt, callbacks, compiling, glue_trainer, synthetic, task_distillation
+from fnetlib import adapt, callbacks, compiling, estimates, glue_trainer, synthetic, task_distillation
 from fnetlib import finetune as module
 from fnetlib.distill import layer_errors, prediction_error
 from fnetlib.finetune import choose, epochs, finetune, in_words, last_checkpoint, make_trainer, record_path, scores
@@ -472,6 +472,30 @@ def test_an_adapted_student_is_the_start_and_in_the_record(params, tmp_path, tin
     for weights in (tmp_path / "student", tmp_path / "more"):
         shutil.rmtree(weights)
     assert finetune(params(model="bert,fnet", epochs=1, student=f"{folder},{bert}")) == [baseline, again]  # by the records
+
+
+def test_runs_from_a_teacher_whose_weights_are_gone_are_found_by_its_record(params, tmp_path, monkeypatch):
+    (tmp_path / "glue" / "rte").mkdir(parents=True)
+    for split in ("train", "validation"):
+        pd.DataFrame(synthetic.generate("rte", split, size=16)).to_parquet(tmp_path / "glue" / "rte" / f"{split}.parquet")
+    (tmp_path / "text").mkdir()
+    sentences = synthetic.generate("cola", "train", size=1500)["sentence"]
+    pd.DataFrame({"text": [f"{s} {i}" for i, s in enumerate(sentences)]}).to_parquet(tmp_path / "text" / "a.parquet")
+    folder, glue, results = str(tmp_path / "refreshed"), str(tmp_path / "glue"), str(tmp_path / "results")
+    refresh = TransferParams.parse({
+        "teacher": "minilm", "model": "bert", "adapt": "mlm", "steps": 1, "batch_size": 2, "length": 8, "text": str(tmp_path / "text"),
+        "data": glue, "task": "rte", "results": results, "save": folder})
+    monkeypatch.setattr(adapt, "HELD_OUT_SEQUENCES", 2)
+    adapt.adapt(refresh, *adapt.prepare(refresh))
+    asked = params(teacher=folder, data=glue, results=results, model="bert,fnet", epochs=1, padded_to="")
+    first, estimate = finetune(asked), estimates.in_words(asked, load_task("rte", glue))
+    shutil.rmtree(folder)
+    assert finetune(asked) == first and estimates.in_words(asked, load_task("rte", glue)) == estimate
+    with pytest.raises(ParameterError, match="of 'refreshed' only the record is left") as error:
+        finetune(asked.model_copy(update={"seeds": "2"}))
+    assert "\n" not in str(error.value)
+    with pytest.raises(ParameterError, match="no folder"):
+        finetune(asked.model_copy(update={"teacher": str(tmp_path / "another")}))
 
 
 def test_task_distillation_starts_from_the_same_tasks_bert(params, tmp_path, monkeypatch):
