@@ -19,6 +19,7 @@ help:  ## this list
 	@echo
 	@echo "  PRESET=quick       quick (offline, synthetic data, minutes), minilm or bert-base (real GLUE, a GPU)"
 	@echo "  CORES=all          jobs at a time; on one GPU, CORES=8 runs eight fine-tunings side by side"
+	@echo "  ONLY=              a regular expression: make what is missing of these runs and render nothing (ONLY=recovery_2)"
 	@echo "  PROFILE=           slurm, kubernetes or local-cluster: send the jobs there instead"
 	@echo "  ARGS=              more options for snakemake (ARGS=-n: show what would run) or pytest (ARGS='-k mixers')"
 	@echo "  PYTHON, VENV       the Python 3.11 to start from, the folder of the virtual environment"
@@ -28,7 +29,7 @@ help:  ## this list
 install: $(VENV)/.done  ## only the set-up: a virtual environment with the exact versions of constraints.txt
 
 report: $(VENV)/.done  ## the whole graph of PRESET: runs, tables, figures and notebooks under results/PRESET/
-	$(VENV)/bin/snakemake $(WHERE) --config preset=$(PRESET) $(ARGS)
+	$(VENV)/bin/snakemake $(if $(ONLY),part) $(WHERE) --config preset=$(PRESET) $(if $(ONLY),'only=$(ONLY)') $(ARGS)
 	@echo
 	@echo "Where to look:"
 	@echo "  $(RESULTS)/notebooks/05_analysis.ipynb   the report, rendered (the others are beside it)"

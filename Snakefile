@@ -2,10 +2,11 @@
 
     snakemake --cores all                               the quick preset (what `make report` runs)
     snakemake --cores 8 --config preset=minilm          real data; eight fine-tunings side by side on one GPU
+    snakemake part --cores 8 --config preset=minilm only=recovery_2     what is missing of these cells and students, no more
     snakemake --profile profiles/slurm --config preset=minilm       the same sweep on a cluster
 
-A preset's cell (sweep, task, model, seed) is one job: `python -m fnetlib finetune`, which skips what has a record.
-What a job printed, the records' paths, is its marker in results/<preset>/done/. Rendered notebooks find all records
+A preset's cell (sweep, task, model, seed) is one job: `python -m fnetlib finetune`. Cells and students that have a
+record, committed ones say, are not asked for, nor what they started from. What a job printed, the records' paths, is its marker in results/<preset>/done/. Rendered notebooks find all records
 there and only show them. Teachers and students (`python -m fnetlib adapt`) that a preset trains itself come first. On a host with several GPUs the jobs take
 turns over them. `preset` may also be a path to a YAML file of your own.
 """
@@ -22,10 +23,13 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from fnetlib.params import BuildParams, EfficiencyParams, ParameterError, TransferParams
+from fnetlib.plan import lacking_cells, lacking_students
 from fnetlib.presets import load_preset
+from fnetlib.records import RecordError, RecordStore
 
 PRESET = str(config.get("preset", "quick"))
 PYTHON = config.get("python", sys.executable)  # runs the jobs
+ONLY = re.compile(str(config.get("only", "")))  # of rule `part`: cells and students whose names it is found in
 
 
 def parameters(kind, own):
@@ -61,19 +65,33 @@ NOTEBOOKS = f"{SOURCE}/notebooks"
 RESULTS = preset.results  # relative: a rendered notebook must not name this machine's folders
 DONE, LOGS, RENDERED = f"{RESULTS}/done", f"{RESULTS}/logs", f"{RESULTS}/notebooks"
 CELLS = {cell.name: cell for cell in preset.cells()}
-STARTS = {cell.student for cell in CELLS.values() if cell.student}  # students whose weights are needed, not the record alone
+try:
+    RECORDS = {stage: RecordStore(RESULTS).all(stage) for stage in ("finetune", "adapt")}
+except RecordError:  # the job that meets the broken file says so
+    RECORDS = {"finetune": [], "adapt": []}
+
+
+def asked_for(lacking, prefix=""):
+    """Those without a record; what this graph has made before stays in it, lest what follows be made again."""
+    made = {path.stem.removeprefix(prefix) for path in Path(DONE).glob(f"{prefix}*.txt")}
+    return lambda name: name in lacking or name in made
+
+
+TO_RUN = [*filter(asked_for({cell.name for cell in lacking_cells(preset, *RECORDS.values())}), CELLS)]
+STARTS = {CELLS[name].student for name in TO_RUN} - {""}  # students whose weights are needed, not the record alone
+TO_TRAIN = [*filter(asked_for({*lacking_students(preset, RECORDS["adapt"]), *STARTS}, "student-"), STUDENTS)]
 SWEEPS = {f"{sweep}-{task}": (sweep, task) for sweep, tasks in preset.sweeps.items() for task in tasks}
 
 
 def cells_of(wildcards):
-    return [f"{DONE}/{name}.txt" for name, cell in CELLS.items() if f"{cell.sweep}-{cell.task}" == wildcards.sweep]
+    return [f"{DONE}/{name}.txt" for name in TO_RUN if f"{CELLS[name].sweep}-{CELLS[name].task}" == wildcards.sweep]
 
 
 def before(wildcards):
     """What a cell waits for: its grid's points, and the teacher if the preset trains it."""
     cell = CELLS[wildcards.cell]
     own = teacher_of(cell.teacher) + [f"{DONE}/student-{name}.txt" for name in [cell.student] if name]
-    return [f"{DONE}/{name}.txt" for name in cell.needs] + own
+    return [f"{DONE}/{name}.txt" for name in cell.needs if name in TO_RUN] + own
 
 
 def teacher_of(name):
@@ -184,7 +202,8 @@ if workflow.is_main_process:  # not in a cluster's job, which parses this file t
 
 
 onstart:
-    print(f"{preset.title}\n{len(CELLS)} fine-tuning cells, {len(STUDENTS)} students; jobs log to {LOGS}/", file=sys.stderr)
+    print(f"{preset.title}\n{len(TO_RUN)} of {len(CELLS)} fine-tuning cells to run, {len(TO_TRAIN)} of {len(STUDENTS)} students to "
+          f"train; jobs log to {LOGS}/", file=sys.stderr)
 
 
 onerror:
@@ -344,8 +363,8 @@ rule efficiency:
 # The one rule that library code re-runs: tables and plots are made by it, from records, in seconds.
 rule analysis:
     input:
-        [f"{DONE}/{cell}.txt" for cell in CELLS],
-        [f"{DONE}/student-{student}.txt" for student in STUDENTS],
+        [f"{DONE}/{cell}.txt" for cell in TO_RUN],
+        [f"{DONE}/student-{student}.txt" for student in TO_TRAIN],
         [f"{RENDERED}/03_finetune-{sweep}.ipynb" for sweep in SWEEPS],
         rules.build.output,
         rules.transfer.output,
@@ -370,8 +389,8 @@ rule analysis:
 rule all:
     default_target: True
     input:
-        [f"{DONE}/{cell}.txt" for cell in CELLS],
-        [f"{DONE}/student-{student}.txt" for student in STUDENTS],
+        [f"{DONE}/{cell}.txt" for cell in TO_RUN],
+        [f"{DONE}/student-{student}.txt" for student in TO_TRAIN],
         [f"{RENDERED}/03_finetune-{sweep}.ipynb" for sweep in SWEEPS],
         rules.build.output,
         rules.transfer.output,
@@ -379,3 +398,12 @@ rule all:
         rules.analysis.output,
     message:
         f"all of {preset.name} is made"
+
+
+# A part of the runs, nothing rendered: `only` is a regular expression, e.g. 'recovery_2' or '^study-cola-fnet'.
+rule part:
+    input:
+        [f"{DONE}/{cell}.txt" for cell in TO_RUN if ONLY.search(cell)],
+        [f"{DONE}/student-{student}.txt" for student in TO_TRAIN if ONLY.search(student)],
+    message:
+        f"the runs of {preset.name} that {ONLY.pattern!r} is found in are made"

@@ -6,7 +6,6 @@ The tables about speed are in `tables_speed.py`, those about the repairs and the
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from . import published
-from .params import TransferParams
+from .plan import lacking_cells, lacking_students
 from .results import GRID, GROUP, SOLO, Results, cells, footnotes, metric_title, model_key, tagged, task_title
 from .statistics import agreement, known, paired
 
@@ -189,30 +188,21 @@ def _differences_section(part: pd.DataFrame, titles: dict[str, str]) -> pd.DataF
 
 def missing(results: Results) -> Table:
     """The cells of the preset's grid that no record answers; a failed run is a record and is not missing."""
-    key = [*GROUP, "task", "model", "seed"]
-    have = Counter(results.finetune[key].itertuples(index=False, name=None))
-    wanted = Counter(tuple(getattr(cell, name) for name in key) for cell in results.preset.cells())
-    lacking = wanted - have  # a grid has several runs of the same model and seed
-    data = pd.DataFrame(lacking.elements(), columns=key)
-    shown = [{"Training": training, "Teacher": teacher, "Task": task_title(task), "Model": model, "Missing": len(part),
-              "Seeds": ", ".join(map(str, dict.fromkeys(part.seed)))}
-             for (training, teacher, task, model), part in data.groupby([*GROUP, "task", "model"], sort=False)]
+    key = [*GROUP, "task", "model", "student", "seed"]
+    wanted, lacking = results.preset.cells(), lacking_cells(results.preset, results.finetune.record, results.adapt)
+    data = pd.DataFrame([[getattr(cell, name) for name in key] for cell in lacking], columns=key)
+    shown = [{"Training": training, "Teacher": teacher, "Task": task_title(task), "Model": model, "Student": student or NONE,
+              "Missing": len(part), "Seeds": ", ".join(map(str, dict.fromkeys(part.seed)))}
+             for (training, teacher, task, model, student), part in data.groupby(key[:-1], sort=False)]
     sections = {"": pd.DataFrame(shown)} if shown else {}
-    untrained = _untrained(results)
+    untrained = lacking_students(results.preset, results.adapt)
     if untrained:
         sections["Students"] = pd.DataFrame({"Student": untrained})
-    notes = [f"{wanted.total() - len(data)} of {wanted.total()} runs of preset `{results.name}` are there"
+    notes = [f"{len(wanted) - len(data)} of {len(wanted)} runs of preset `{results.name}` are there"
              f"{'; the rest is listed above' if shown else ': none is missing'}."]
     if plans := results.preset.adaptations():
         notes.append(f"{len(plans) - len(untrained)} of {len(plans)} students are there.")
     return Table("missing", tagged("Runs that are missing", results.tag), data, sections, notes)
-
-
-def _untrained(results: Results) -> list[str]:
-    """Names of the preset's students that no record of continued training answers."""
-    have = [(r.model, r.seed, r.params) for r in results.adapt]
-    plans = {name: TransferParams.parse(values) for name, values in results.preset.adaptations().items()}
-    return [name for name, plan in plans.items() if (plan.model, plan.seed, plan.adaptation()) not in have]
 
 
 def compared(results: Results) -> Table:

@@ -87,9 +87,9 @@ def project(tmp_path):
     return tmp_path
 
 
-def command(*options, python="./stub", preset="tiny.yaml"):
+def command(*options, python="./stub", preset="tiny.yaml", only=""):
     python = [f"python={python}"] if python else []
-    return [str(SNAKEMAKE), *options, "--config", f"preset={preset}", *python]
+    return [str(SNAKEMAKE), *options, "--config", f"preset={preset}", *([f"only={only}"] if only else []), *python]
 
 
 def environment(project, **more):
@@ -225,6 +225,19 @@ def test_students_wait_for_their_teacher_and_cells_for_their_student(project):
     assert run(project, "--cores", "4")[0] == 0
     again = [line for line in (project / "calls.txt").read_text().splitlines() if " adapt " in line]
     assert len(again) == 1 and "students/ready" in again[0]
+
+
+def test_what_has_a_committed_record_is_not_asked_for_nor_its_teacher(project):
+    """A clone with records and without weights: the graph trains what the missing cell starts from, no more; `only` of it."""
+    shutil.copytree(ROOT / "results" / "minilm" / "runs", project / "results" / "minilm" / "runs")
+    for record in (project / "results" / "minilm" / "runs").glob("finetune-cola-bert-3-*.json"):
+        if '"study"' in record.read_text() and '"minilm"' in record.read_text():
+            record.unlink()
+    status, output = run(project, "-n", "part", "--cores", "2", preset="minilm", only="^(study|tuned)-(cola-bert|rte)", python=None)
+    assert status == 0 and job_counts(output) == {"finetune": 1, "part": 1, "total": 2}, output
+    assert "study-cola-bert-3" in output
+    status, output = run(project, "-n", "part", "--cores", "2", preset="minilm", only="^(study|tuned)-rte", python=None)
+    assert status == 0 and job_counts(output) == {"part": 1, "total": 1}, output
 
 
 def test_a_killed_run_resumes(project):
