@@ -17,6 +17,7 @@ from .errors import ParameterError
 
 Task = Literal["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli"]
 TASKS: tuple[str, ...] = get_args(Task)
+SINGLE_TEXTS = ("cola", "sst2")  # tasks whose examples are one text
 Precision = Literal["fp32", "bf16", "fp16"]
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")  # of the efficiency study; tf32 is fp32 with TF32 matrix products
 MODES = ("eager", "compiled", "layers", "graphs")
@@ -29,7 +30,7 @@ STUDY_MODELS = ["bert", "fnet-naive", "fnet-paper", "fnet", "hybrid-2"]  # what 
 STUDY = {"epochs": 5, "learning_rate": 2e-5, "batch_size": 16, "weight_decay": 0.01, "warmup": 0.0,
          "accumulate": 1, "max_length": 512, "train_size": 0, "eval_size": 0}
 # What the study did without. A run's record has these only where they differ, so that they rename no finished run.
-EXTRAS = {"distill_epochs": 0, "compile": "no", "pad_to": 1, "group_by_length": False}
+EXTRAS = {"distill_epochs": 0, "distill_pairs": 0.0, "compile": "no", "pad_to": 1, "group_by_length": False}
 
 
 def _no_bool(value: Any) -> Any:
@@ -142,6 +143,8 @@ class FinetuneParams(Inputs):
                                                "one for each recipe; empty: the swap as it is")
     distill_epochs: Int = Field(0, ge=0, description="task distillation: epochs on the states of the fine-tuned teacher, "
                                                      "before the epochs, then on its predictions; 0: none")
+    distill_pairs: Float = Field(0.0, ge=0, le=1, description="task distillation of a task of pairs: share of the pairs that get "
+                                                              "another example's second text; the fine-tuned teacher judges them")
     training: str = Field("auto", pattern=r"^[a-z0-9_]+$",
                           description="name of the training recipe in tables; auto means study if the values are the "
                                       "study's, else custom")
@@ -199,6 +202,14 @@ class FinetuneParams(Inputs):
         if self.compile == "graphs" and self.accumulate > 1:
             raise ValueError(f"compile: 'graphs' overwrites the gradients that accumulate={self.accumulate} adds up; one of: "
                              "no, default")
+        return self
+
+    @model_validator(mode="after")
+    def _new_pairs_need_a_judge(self):
+        if self.distill_pairs and not self.distill_epochs:
+            raise ValueError("distill_pairs: new pairs have no labels; distill_epochs of 1 or more lets the fine-tuned teacher judge them")
+        if self.distill_pairs and self.task in SINGLE_TEXTS:
+            raise ValueError(f"distill_pairs: {self.task!r} has no pairs; without them one of: {', '.join(SINGLE_TEXTS)}")
         return self
 
     @property

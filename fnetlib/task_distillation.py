@@ -1,8 +1,9 @@
 """Task distillation: a student learns a task from a BERT that was fine-tuned on it, in two steps over the task's texts.
 
-First its states are matched to the fine-tuned BERT's, then its predictions (TinyBERT: Jiao 2020, section 3.2, without its
-data augmentation; widths are equal, so states are matched without projections). Both start with BERT's own pooler and
-classifier, which the student's states are to fit.
+First its states are matched to the fine-tuned BERT's, then its predictions (TinyBERT: Jiao 2020, section 3.2; widths are
+equal, so states are matched without projections). Both start with BERT's own pooler and classifier, which the student's
+states are to fit. The fine-tuned BERT judges any text, so a task of pairs has more examples than were labelled: in the
+place of TinyBERT's data augmentation, which replaces words, first and second texts are paired anew.
 """
 
 from __future__ import annotations
@@ -28,12 +29,41 @@ from .tasks import TaskData
 from .teacher import Teacher
 
 
+class NewPairs:
+    """Collates a batch in which a share of the pairs has the second text of another example, drawn anew each time.
+
+    Takes rows of token ids with types 0 and 1; what is longer than `limit` loses its end, but for the last token.
+    """
+
+    def __init__(self, collate: Callable[[list[dict[str, Any]]], Any], share: float, limit: int):
+        self.collate, self.share, self.limit = collate, share, limit
+
+    def __call__(self, rows: list[dict[str, Any]]) -> Any:
+        order, chosen = torch.randperm(len(rows)).tolist(), torch.rand(len(rows)) < self.share
+        return self.collate([self.joined(row, rows[other]) if new else row for row, other, new in zip(rows, order, chosen)])
+
+    def joined(self, first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+        ends = first["token_type_ids"].index(1), second["token_type_ids"].index(1)
+        new = {name: first[name][:ends[0]] + second[name][ends[1]:] for name in ("input_ids", "token_type_ids", "attention_mask")}
+        return {**first, **{name: [*ids[:self.limit - 1], ids[-1]] if len(ids) > self.limit else ids for name, ids in new.items()}}
+
+
 class ExpertTrainer(GlueTrainer):
     """A GlueTrainer whose student learns from `expert`; it is evaluated on the labels all the same."""
 
     def __init__(self, expert: PreTrainedModel, **kwargs):
         super().__init__(**kwargs)
         self.expert = expert.to(self.args.device).eval().requires_grad_(False)
+
+    def get_train_dataloader(self):
+        """The Trainer's, with new pairs where they are asked for; evaluation has the task's own."""
+        plain = self.data_collator
+        if self.params.distill_pairs:
+            self.data_collator = NewPairs(plain, self.params.distill_pairs, self.params.max_length)
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.data_collator = plain
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **kwargs):
         if not model.training:
