@@ -13,7 +13,7 @@ from typing import NamedTuple
 from transformers import BertConfig, PreTrainedTokenizerBase
 
 from . import flops, published
-from .config import student_config
+from .config import FILTERS, student_config
 from .params import EXTRAS, SHAPES, STUDY, FinetuneParams
 from .records import RecordStore
 from .results import task_title
@@ -135,6 +135,9 @@ def in_words(params: FinetuneParams, data: TaskData) -> str:
     lines = [f"Estimates for {params.batch_size} examples of up to {length} tokens, {params.precision}, on a GPU:"]
     for model in params.models:
         student = student_config(config, model, num_labels=data.task.num_labels)
+        if set(FILTERS) & set(student.mixers):  # the formula does not count what they keep
+            lines.append(f"  {model}: memory not estimated")
+            continue
         memory = training_memory(student, params.batch_size, length, params.precision)
         lines.append(f"  {model}: {memory.total / GIB:.1f} GiB, of which {memory.activations / GIB:.1f} activations")
     seconds = training_seconds(config, data.task.name, len(data.train), params)
