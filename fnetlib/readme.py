@@ -10,7 +10,9 @@ from typing import Any
 
 import pandas as pd
 
-from . import choice, distilled, estimates, recovery, tables, tables_repair, tables_speed, tables_throughput, tables_training, xatl
+from . import (
+    choice, distilled, estimates, recovery, tables, tables_glance, tables_repair, tables_speed, tables_throughput, tables_training, xatl,
+)
 from .presets import names as preset_names
 from .results import (
     GROUP, NoRecords, Results, ResultsError, cells, footnotes, load, metric_title, task_title, write_text,
@@ -82,8 +84,10 @@ def write_summary(results: Results) -> Path:
 
 
 def findings(results: Results) -> str:
-    """The main findings as sentences: scores, what repairs the swap, what inheriting saves, speed."""
-    return _sentences(results, [tables_repair.ablation_sentences, xatl.sentences, recovery.sentences])
+    """The main findings beside the table at a glance, as sentences: what repairs the swap, what inheriting saves, speed."""
+    parts = [tables_repair.ablation_sentences, xatl.sentences, recovery.sentences, tables_throughput.sentences, choice.sentences]
+    lines = [line for sentences in parts for line in sentences(results)]
+    return "\n".join([*_synthetic(results), *lines, *(f"\n{note}" for note in footnotes(results.primary))]) + "\n"
 
 
 def headline(results: Results) -> str:
@@ -94,8 +98,7 @@ def headline(results: Results) -> str:
 
 
 def _sentences(results: Results, parts: list[Callable[[Results], list[str]]]) -> str:
-    lines = ["**SYNTHETIC data, not GLUE:** the quality figures below say nothing about GLUE."] * bool(results.tag)
-    runs = results.primary
+    lines, runs = _synthetic(results), results.primary
     for (training, teacher, task), group in cells(runs).groupby([*GROUP, "task"], sort=False, dropna=False):
         where = (f"- **{task_title(task, group.note)}** ({metric_title(group.metric)}; recipe `{training}`, teacher "
                  f"`{teacher}`): ")
@@ -106,6 +109,10 @@ def _sentences(results: Results, parts: list[Callable[[Results], list[str]]]) ->
         lines += sentences(results)
     lines += _speed_sentences(tables_speed.speed_frame(results.efficiency)) + tables_throughput.sentences(results) + choice.sentences(results)
     return "\n".join([*lines, *(f"\n{note}" for note in footnotes(runs))]) + "\n"
+
+
+def _synthetic(results: Results) -> list[str]:
+    return ["**SYNTHETIC data, not GLUE:** the quality figures below say nothing about GLUE."] * bool(results.tag)
 
 
 def _bert_is_clear(group: pd.DataFrame) -> bool | None:
@@ -145,7 +152,7 @@ def _markdown(build: Callable[[Results], tables.Table]) -> Callable[[Results], s
 SECTIONS: dict[str, Callable[[Results], str]] = {
     "findings": findings, "headline": headline,
     **{name: _markdown(build) for name, build in {
-        "quality": tables.quality, "runs": tables.runs, "differences": tables.differences, "missing": tables.missing,
+        "glance": tables_glance.glance, "quality": tables.quality, "runs": tables.runs, "differences": tables.differences, "missing": tables.missing,
         "published": tables.compared, "ablation": tables_repair.ablation, "closed_form": tables_repair.closed_form,
         "padding": tables_repair.padding, "precision": tables_training.precision, "grid": tables_training.grid,
         "teachers": tables_training.teachers, "xatl": xatl.table, "xatl-rates": xatl.rates, "xatl-glue": xatl.glue,

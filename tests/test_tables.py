@@ -15,7 +15,7 @@ from factories import (
 )
 from matplotlib.figure import Figure
 
-from fnetlib import plots, plots_repair, readme, tables, tables_repair, tables_speed, tables_training
+from fnetlib import plots, plots_repair, readme, tables, tables_glance, tables_repair, tables_speed, tables_training
 from fnetlib.config import recipe
 from fnetlib.params import AnalysisParams
 from fnetlib.presets import load_preset
@@ -32,7 +32,7 @@ NOTE = "train split rebuilt from SQuAD"
 @pytest.fixture
 def made(tmp_path):
     """Records -> Results of a folder that holds them."""
-    return lambda *records, preset="minilm": results_of(tmp_path / preset, records, preset)
+    return lambda *records, preset="minilm", name="": results_of(tmp_path / (name or preset), records, preset)
 
 
 def row(frame: pd.DataFrame, **where) -> pd.Series:
@@ -122,7 +122,7 @@ def load_other(results, note):
 def test_synthetic_is_said_in_every_title_and_file_name(made):
     results = made(*study_records(source="synthetic", training="quick"), *speed_records(),
                    transfer_record(source="synthetic"), preset="quick")
-    made_of_data = [tables.quality, tables.runs, tables.differences, tables.missing, tables.compared,
+    made_of_data = [tables_glance.glance, tables.quality, tables.runs, tables.differences, tables.missing, tables.compared,
                     tables_speed.finetuning, tables_speed.published_speed, tables_repair.ablation,
                     tables_repair.closed_form, tables_repair.padding, tables_training.precision, tables_training.grid,
                     tables_training.teachers]
@@ -142,6 +142,25 @@ def test_synthetic_is_said_in_every_title_and_file_name(made):
     assert all(path.stem.endswith("-synthetic") and path.stat().st_size for path in results.written)
     assert tables.compared(results).data.empty and "Not compared" in tables.compared(results).markdown()
     assert "SYNTHETIC" in readme.headline(results)
+
+
+def test_at_a_glance_are_the_tuned_and_the_recovered_with_their_speed(made):
+    records = [*study_records(), *study_records(training="tuned", seeds=3),
+               *(finetune_record("cola", "fnet", seed, 0.3, training="recovery", minutes=2) for seed in (1, 2)),
+               *(finetune_record("cola", "bert", seed, 0.4, training="recovery") for seed in (1, 2)),
+               finetune_record("cola", "hybrid-2", 1, 0.4, training="recovery", minutes=2),  # one seed is no score
+               *(efficiency_record(model, length, "bf16", speedup=speedup, gpu=True)
+                 for model, speedup in (("bert", 1.0), ("fnet", 1.5)) for length in (512, 2048))]
+    table = tables_glance.glance(made(*records))
+    shown = table.sections[""].set_index(["Recipe", "Model"])
+    assert list(shown.index) == [("tuned", "bert"), ("tuned", "fnet-naive"), ("tuned", "fnet"), ("recovery", "bert"), ("recovery", "fnet@2min")]
+    assert list(shown.columns) == ["CoLA", "RTE", "× BERT, 512", "× BERT, 2048", "× BERT, 8192"]
+    assert shown.loc[("tuned", "fnet"), "CoLA"] == "0.190 ± 0.010 (3) [49%]" and shown.loc[("tuned", "fnet-naive"), "CoLA"].endswith("[0%]†")
+    assert shown.loc[("recovery", "fnet@2min"), "CoLA"] == "0.300 ± 0.000 (2) [75%]"
+    assert list(shown.loc[("recovery", "fnet@2min")][2:]) == ["1.50", "1.50", "–"] and shown.loc[("tuned", "bert"), "× BERT, 512"] == "1.00"
+    assert "test GPU in bf16" in table.markdown() and "nan" not in table.markdown()
+    plain = tables_glance.glance(made(*study_records(training="study"), name="plain"))
+    assert set(plain.sections[""]["Recipe"]) == {"study"} and "× BERT" not in plain.markdown()
 
 
 def test_glue_titles_do_not_say_synthetic(made):

@@ -1,0 +1,57 @@
+"""The report's first table: what each way to swap keeps of BERT, and how fast it is. One line a model."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pandas as pd
+
+from .results import GROUP, Results, cells, footnotes, model_key, tagged, task_title
+from .tables import NONE, Table, mean_sd, number
+from .tables_speed import fastest
+
+RECIPES = ("tuned", "recovery")  # as they are, and after training on; without either, the first recipe there is
+LENGTHS = (512, 2048, 8192)
+
+
+def glance(results: Results) -> Table:
+    """Scores with the share of BERT's lead over chance, of several seeds only, and training speed against BERT's."""
+    runs = results.primary
+    wanted = runs[runs.training.isin(RECIPES)]
+    runs = wanted if len(wanted) else runs[runs.training == (runs.training.iloc[0] if len(runs) else "")]
+    data = cells(runs)
+    data = data[(data.n > 1) | data.failed.gt(0) | data.diverged.gt(0)] if (data.n > 1).any() else data
+    speed = _speed(results)
+    rows = {}
+    for (training, teacher), group in data.groupby(GROUP, sort=False, dropna=False):
+        for label in sorted(set(group.label), key=model_key):
+            row = rows[training, label] = {"Model": label, "Recipe": training}
+            for cell in group[group.label == label].itertuples():
+                row[task_title(cell.task, cell.note)] = _score(cell)
+            row |= {f"× BERT, {length}": speed.get((re.split(r"[@ ]", label)[0], length), NONE) for length in LENGTHS} if speed else {}
+    frame = pd.DataFrame(rows.values())
+    scores = [name for name in dict.fromkeys(name for row in rows.values() for name in row)
+              if name not in ("Model", "Recipe") and not name.startswith("×")]
+    order = ["Model", "Recipe", *scores, *[name for name in frame if name.startswith("×")]] if rows else []
+    notes = ["Mean ± standard deviation (seeds); in brackets what is left of BERT's lead over a constant prediction, BERT of the same "
+             "recipe and teacher being 100%. *model@2min*: after two minutes of adaptation. † some runs predict one class."]
+    if speed:
+        notes.append(f"*× BERT, n*: training steps of n tokens against BERT's, each in the fastest of its measured modes, BERT-base's shape, on an "
+                     f"{speed['device']} in bf16.")
+    return Table("glance", tagged("At a glance", results.tag), data, {"": frame[order]} if rows else {}, notes + footnotes(runs))
+
+
+def _score(cell: Any) -> str:
+    share = "" if cell.label == "bert" or pd.isna(cell.recovery) else f" [{number(100 * cell.recovery, 0)}%]"
+    return mean_sd(cell.mean, cell.sd, cell.n) + share + "†" * bool(cell.degenerate)
+
+
+def _speed(results: Results) -> dict[Any, str]:
+    """(model, length) -> times as fast in training as BERT on the first GPU measured; and its name under `device`."""
+    data = fastest(results.efficiency)
+    data = data[(data["where"] == "gpu") & (data["kind"] == "train") & data["vs_bert"].notna()]
+    if data.empty:
+        return {}
+    device = data["device_name"].iloc[0]
+    return {"device": device, **{(r.model, r.length): number(r.vs_bert, 2) for r in data[data["device_name"] == device].itertuples()}}
