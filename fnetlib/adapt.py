@@ -28,7 +28,7 @@ from transformers import (
 )
 
 from . import records
-from .callbacks import Bar, Clock, CountedTrainer, Pace, last_checkpoint, say, watched
+from .callbacks import Bar, Clock, CountedTrainer, Pace, TimedCheckpoint, last_checkpoint, say, watched
 from .distill import DistillationTrainer
 from .freezing import Thaw, frozen_by, set_optimizer
 from .model_card import model_card
@@ -42,6 +42,7 @@ from .transfer import Transfer, build_student, parse_groups, sentence_batch
 
 HELD_OUT_SEQUENCES = 2048  # at most so many held-out sequences are scored
 EVALUATED_TOGETHER = 256  # sequences; the mean is over batches, so that losses of different batch sizes compare
+CHECKPOINT_MINUTES = 2.0  # of training between checkpoints, besides those at each quarter
 EVALUATIONS = 20  # times that the held-out loss is taken during a run
 
 
@@ -219,7 +220,7 @@ def make_trainer(params: TransferParams, steps: int, teacher: Teacher, student: 
         return {name: batch[name] for name in ("input_ids", "token_type_ids", "labels") if name in batch}  # no padding
 
     common = {"args": arguments, "train_dataset": train, "eval_dataset": masked_once(held_out, masking),
-              "processing_class": teacher.tokenizer, "callbacks": [Pace() if pace else clock], "data_collator": collate}
+              "processing_class": teacher.tokenizer, "callbacks": [Pace()] if pace else [TimedCheckpoint(CHECKPOINT_MINUTES), clock], "data_collator": collate}
     model = student.bert if plain else student
     student.sparse_prediction = True
     thaw = None

@@ -119,6 +119,18 @@ def test_a_killed_run_goes_on_from_its_checkpoint(params, text, tmp_path):
     assert losses["resumed"] == pytest.approx(losses["whole"], rel=0.1)  # masks are drawn anew: close, not equal
 
 
+def test_a_long_run_is_saved_by_the_clock(params, text, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "CHECKPOINT_MINUTES", 0.0)
+    teacher = load_teacher(params().teacher)
+    student, _ = build_student(teacher, "bert", "mlm", seed=0)
+    trainer, clock, _ = make_trainer(params(), 40, teacher, student, text, tmp_path)
+    saved = []
+    trainer.add_callback(type("Saves", (TrainerCallback,), {"on_save": lambda self, args, state, control, **kw: saved.append(state.global_step)})())
+    trainer.train()
+    assert {3, 7, 25} <= set(saved)  # quarters alone would be 10, 20, 30, 40
+    assert last_checkpoint(tmp_path).endswith("checkpoint-40") and {25, 39} <= set(clock.at)
+
+
 def test_held_out_masks_are_the_same_in_every_run(params, text, tmp_path):
     teacher = load_teacher(params().teacher)
     batches = []
