@@ -19,7 +19,7 @@ help:  ## this list
 	@echo
 	@echo "  PRESET=quick       quick (offline, synthetic data, minutes), minilm or bert-base (real GLUE, a GPU)"
 	@echo "  CORES=all          jobs at a time; on one GPU, CORES=8 runs eight fine-tunings side by side"
-	@echo "  ONLY=              a regular expression: make what is missing of these runs and render nothing (ONLY=recovery_2)"
+	@echo "  ONLY=              a regular expression: make what is missing of these runs and render nothing (ONLY=recovery_2-)"
 	@echo "  PROFILE=           slurm, kubernetes or local-cluster: send the jobs there instead"
 	@echo "  ARGS=              more options for snakemake (ARGS=-n: show what would run) or pytest (ARGS='-k mixers')"
 	@echo "  PYTHON, VENV       the Python 3.11 to start from, the folder of the virtual environment"

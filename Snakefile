@@ -2,7 +2,7 @@
 
     snakemake --cores all                               the quick preset (what `make report` runs)
     snakemake --cores 8 --config preset=minilm          real data; eight fine-tunings side by side on one GPU
-    snakemake part --cores 8 --config preset=minilm only=recovery_2     what is missing of these cells and students, no more
+    snakemake part --cores 8 --config preset=minilm only=recovery_2-    what is missing of these cells and students, no more
     snakemake --profile profiles/slurm --config preset=minilm       the same sweep on a cluster
 
 A preset's cell (sweep, task, model, seed) is one job: `python -m fnetlib finetune`. Cells and students that have a
@@ -65,10 +65,32 @@ NOTEBOOKS = f"{SOURCE}/notebooks"
 RESULTS = preset.results  # relative: a rendered notebook must not name this machine's folders
 DONE, LOGS, RENDERED = f"{RESULTS}/done", f"{RESULTS}/logs", f"{RESULTS}/notebooks"
 CELLS = {cell.name: cell for cell in preset.cells()}
-try:
-    RECORDS = {stage: RecordStore(RESULTS).all(stage) for stage in ("finetune", "adapt")}
-except RecordError:  # the job that meets the broken file says so
-    RECORDS = {"finetune": [], "adapt": []}
+
+
+def readable(stage):
+    """A preset's records of one stage; those of failed runs answer nothing here, and a broken file is said."""
+    found = []
+    for path in sorted(Path(RESULTS, "runs").glob(f"{stage}-*.json")):
+        try:
+            found.append(RecordStore.read(path))
+        except RecordError as error:
+            print(f"{error}; until then its run counts as missing", file=sys.stderr)
+    return [record for record in found if record.status != "failed"]
+
+
+def lacking():
+    """Names of the cells and of the students that no record answers. Where these want a teacher whose weights are gone, it is
+    trained again, and what came from the old weights answers nothing either."""
+    runs, adapted, again = readable("finetune"), readable("adapt"), set()
+    while True:
+        runs, adapted = ([r for r in records if r.teacher.name not in again] for records in (runs, adapted))
+        cells, students = lacking_cells(preset, runs, adapted), lacking_students(preset, adapted)
+        teachers = {cell.teacher for cell in cells} | {Path(STUDENTS[name]["teacher"]).name for name in students}
+        gone = {name for name in teachers & set(preset.teachers)
+                if not Path(preset.teacher_folder(name), "record.json").is_file()}
+        if gone <= again:
+            return {cell.name for cell in cells}, set(students)
+        again |= gone
 
 
 def asked_for(lacking, prefix=""):
@@ -77,9 +99,10 @@ def asked_for(lacking, prefix=""):
     return lambda name: name in lacking or name in made
 
 
-TO_RUN = [*filter(asked_for({cell.name for cell in lacking_cells(preset, *RECORDS.values())}), CELLS)]
+NO_RECORD, UNTRAINED = lacking()
+TO_RUN = [*filter(asked_for(NO_RECORD), CELLS)]
 STARTS = {CELLS[name].student for name in TO_RUN} - {""}  # students whose weights are needed, not the record alone
-TO_TRAIN = [*filter(asked_for({*lacking_students(preset, RECORDS["adapt"]), *STARTS}, "student-"), STUDENTS)]
+TO_TRAIN = [*filter(asked_for(UNTRAINED | STARTS, "student-"), STUDENTS)]
 SWEEPS = {f"{sweep}-{task}": (sweep, task) for sweep, tasks in preset.sweeps.items() for task in tasks}
 
 
@@ -152,7 +175,7 @@ def shared(wildcards):
 def adapt_options(wildcards):
     """A student whose record is there is trained again only where a cell starts from it and its weights are gone."""
     name = wildcards.student
-    again = "--force" if name in STARTS and not has_weights(name) else "--record-only"
+    again = "--restore" if name in STARTS else "--record-only"
     side_by_side = cores() > 1 and not workflow.remote_exec and not preset.is_solo(name)
     return f"{command_line(STUDENTS[name])} {again}" + " --shared" * side_by_side
 
@@ -202,7 +225,7 @@ if workflow.is_main_process:  # not in a cluster's job, which parses this file t
 
 
 onstart:
-    print(f"{preset.title}\n{len(TO_RUN)} of {len(CELLS)} fine-tuning cells to run, {len(TO_TRAIN)} of {len(STUDENTS)} students to "
+    print(f"{preset.title}\n{len(NO_RECORD)} of {len(CELLS)} fine-tuning cells to run, {len(UNTRAINED)} of {len(STUDENTS)} students to "
           f"train; jobs log to {LOGS}/", file=sys.stderr)
 
 

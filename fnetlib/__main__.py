@@ -33,14 +33,16 @@ class Adapt(TransferParams):
     adapt: Literal["mlm", "distill"] = Field("distill", description="mlm: masked language modelling; distill: match the "
                                                                     "teacher's states")
     record_only: bool = Field(False, description="True: a finished run's record is enough, its model may be gone")
+    restore: bool = Field(False, description="True: a finished run whose model is gone is made again, and its record replaced")
 
     def cli_cmd(self) -> None:
         import os
 
         _quiet()
-        from .adapt import adapt, prepare
+        from .adapt import adapt, is_saved, prepare
 
-        record = adapt(self, *prepare(self), show_only=self.record_only)
+        params = self.model_copy(update={"force": True}) if self.restore and not is_saved(self) else self
+        record = adapt(params, *prepare(params), show_only=self.record_only)
         if int(os.environ.get("RANK", 0)) == 0:
             print(record.run_id)
 

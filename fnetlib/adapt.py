@@ -42,6 +42,7 @@ from .transfer import Transfer, build_student, parse_groups, sentence_batch
 
 HELD_OUT_SEQUENCES = 2048  # at most so many held-out sequences are scored
 EVALUATED_TOGETHER = 256  # sequences; the mean is over batches, so that losses of different batch sizes compare
+FORCED = "forced"  # marks the work of a run that is made again
 CHECKPOINT_MINUTES = 2.0  # of training between checkpoints, besides those at each quarter
 EVALUATIONS = 20  # times that the held-out loss is taken during a run
 
@@ -121,8 +122,10 @@ def _train(params: TransferParams, teacher: Teacher, student: PreTrainedModel, t
     trainable = student.num_parameters(only_trainable=True)
     if trainer.is_world_process_zero():
         say(f"adapt / {params.model} / {params.adapt} / {steps} steps: {work.name}")
-        if params.force:
+        if params.force and not (work / FORCED).exists():  # a killed run of the same order goes on
             shutil.rmtree(work, ignore_errors=True)
+            work.mkdir(parents=True)
+            (work / FORCED).touch()
     trainer.accelerator.wait_for_everyone()
     if trainer.args.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -153,7 +156,7 @@ def _train(params: TransferParams, teacher: Teacher, student: PreTrainedModel, t
 def _steps_within(params: TransferParams, teacher: Teacher, student: PreTrainedModel, text: Text, work: Path) -> int:
     """The steps that fit into `params.minutes`, by the pace of a copy's first steps; kept for a run that is resumed."""
     kept = work / "steps.json"
-    if kept.is_file() and not params.force:
+    if kept.is_file() and (not params.force or (work / FORCED).exists()):
         return json.loads(kept.read_text())
     trainer, _, _ = make_trainer(params, 2 * Pace.WARMUP, teacher, copy.deepcopy(student), text, work / "pace", pace=True)
     trainer.train()
@@ -220,7 +223,9 @@ def make_trainer(params: TransferParams, steps: int, teacher: Teacher, student: 
         return {name: batch[name] for name in ("input_ids", "token_type_ids", "labels") if name in batch}  # no padding
 
     common = {"args": arguments, "train_dataset": train, "eval_dataset": masked_once(held_out, masking),
-              "processing_class": teacher.tokenizer, "callbacks": [Pace()] if pace else [TimedCheckpoint(CHECKPOINT_MINUTES), clock], "data_collator": collate}
+              "processing_class": teacher.tokenizer, "callbacks": [Pace()] if pace else [clock], "data_collator": collate}
+    if not pace and arguments.world_size == 1:  # several processes would have to agree on the step; before the clock, which
+        common["callbacks"].insert(0, TimedCheckpoint(CHECKPOINT_MINUTES))  # looks whether this one is saved
     model = student.bert if plain else student
     student.sparse_prediction = True
     thaw = None

@@ -17,7 +17,7 @@ from .presets import names as preset_names
 from .results import (
     GROUP, NoRecords, Results, ResultsError, cells, footnotes, load, metric_title, task_title, write_text,
 )
-from .tables import mean_sd, number, went_wrong
+from .tables import bert_is_clear, mean_sd, number, went_wrong
 
 BLOCK = re.compile(r"(<!-- generated:(?P<name>\S+) -->\n)(?P<body>.*?)(<!-- /generated -->)", re.DOTALL)
 
@@ -102,7 +102,7 @@ def _sentences(results: Results, parts: list[Callable[[Results], list[str]]]) ->
     for (training, teacher, task), group in cells(runs).groupby([*GROUP, "task"], sort=False, dropna=False):
         where = (f"- **{task_title(task, group.note)}** ({metric_title(group.metric)}; recipe `{training}`, teacher "
                  f"`{teacher}`): ")
-        clear = _bert_is_clear(group)
+        clear = bert_is_clear(group)
         weak = "" if clear is not False else " BERT itself is within two standard deviations of chance."
         lines.append(where + "; ".join(_scored(r, clear is not False) for r in group.itertuples()) + "." + weak)
     for sentences in parts:
@@ -113,15 +113,6 @@ def _sentences(results: Results, parts: list[Callable[[Results], list[str]]]) ->
 
 def _synthetic(results: Results) -> list[str]:
     return ["**SYNTHETIC data, not GLUE:** the quality figures below say nothing about GLUE."] * bool(results.tag)
-
-
-def _bert_is_clear(group: pd.DataFrame) -> bool | None:
-    """Whether BERT beats the constant prediction by two standard deviations of its seeds; None where unknown.
-
-    Where it does not, a share of its lead means nothing.
-    """
-    bert = group[group.label == "bert"].dropna(subset=["mean", "sd", "chance"])
-    return bool(bert["mean"].iloc[0] - bert.chance.iloc[0] > 2 * bert.sd.iloc[0]) if len(bert) else None
 
 
 def _scored(cell: Any, recovery: bool = True) -> str:

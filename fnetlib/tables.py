@@ -89,6 +89,15 @@ def went_wrong(cell: Any) -> str:
     return ", ".join(parts)
 
 
+def bert_is_clear(group: pd.DataFrame) -> bool | None:
+    """Whether BERT beats the constant prediction by two standard deviations of its seeds; None where unknown.
+
+    Where it does not, a share of its lead means nothing.
+    """
+    bert = group[group.label == "bert"].dropna(subset=["mean", "sd", "chance"])
+    return bool(bert["mean"].iloc[0] - bert.chance.iloc[0] > 2 * bert.sd.iloc[0]) if len(bert) else None
+
+
 def quality(results: Results) -> Table:
     """Per model and task: mean ± sd (n), recovery, best epoch, and every run that went wrong."""
     runs = results.primary
@@ -200,6 +209,8 @@ def missing(results: Results) -> Table:
         sections["Students"] = pd.DataFrame({"Student": untrained})
     notes = [f"{len(wanted) - len(data)} of {len(wanted)} runs of preset `{results.name}` are there"
              f"{'; the rest is listed above' if shown else ': none is missing'}."]
+    if results.outdated:
+        notes.append(f"{results.outdated} runs are left out of all tables: their teacher has been trained again since.")
     if plans := results.preset.adaptations():
         notes.append(f"{len(plans) - len(untrained)} of {len(plans)} students are there.")
     return Table("missing", tagged("Runs that are missing", results.tag), data, sections, notes)

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from .results import GROUP, Results, cells, footnotes, model_key, tagged, task_title
-from .tables import NONE, Table, mean_sd, number
+from .tables import NONE, Table, bert_is_clear, mean_sd, number
 from .tables_speed import fastest
 
 RECIPES = ("tuned", "recovery")  # as they are, and after training on; without either, the first recipe there is
@@ -26,24 +26,24 @@ def glance(results: Results) -> Table:
     rows = {}
     for (training, teacher), group in data.groupby(GROUP, sort=False, dropna=False):
         for label in sorted(set(group.label), key=model_key):
-            row = rows[training, label] = {"Model": label, "Recipe": training}
+            row = rows[training, teacher, label] = {"Model": label, "Recipe": training}
             for cell in group[group.label == label].itertuples():
-                row[task_title(cell.task, cell.note)] = _score(cell)
+                row[task_title(cell.task, cell.note)] = _score(cell, bert_is_clear(group[group.task == cell.task]) is not False)
             row |= {f"× BERT, {length}": speed.get((re.split(r"[@ ]", label)[0], length), NONE) for length in LENGTHS} if speed else {}
     frame = pd.DataFrame(rows.values())
     scores = [name for name in dict.fromkeys(name for row in rows.values() for name in row)
               if name not in ("Model", "Recipe") and not name.startswith("×")]
     order = ["Model", "Recipe", *scores, *[name for name in frame if name.startswith("×")]] if rows else []
     notes = ["Mean ± standard deviation (seeds); in brackets what is left of BERT's lead over a constant prediction, BERT of the same "
-             "recipe and teacher being 100%. *model@2min*: after two minutes of adaptation. † some runs predict one class."]
+             "recipe and teacher being 100% (none where BERT itself is within two standard deviations of it). *model@2min*: after two minutes of adaptation. † some runs predict one class."]
     if speed:
         notes.append(f"*× BERT, n*: training steps of n tokens against BERT's, each in the fastest of its measured modes, BERT-base's shape, on an "
                      f"{speed['device']} in bf16.")
     return Table("glance", tagged("At a glance", results.tag), data, {"": frame[order]} if rows else {}, notes + footnotes(runs))
 
 
-def _score(cell: Any) -> str:
-    share = "" if cell.label == "bert" or pd.isna(cell.recovery) else f" [{number(100 * cell.recovery, 0)}%]"
+def _score(cell: Any, has_lead: bool) -> str:
+    share = "" if cell.label == "bert" or pd.isna(cell.recovery) or not has_lead else f" [{number(100 * cell.recovery, 0)}%]"
     return mean_sd(cell.mean, cell.sd, cell.n) + share + "†" * bool(cell.degenerate)
 
 

@@ -101,7 +101,7 @@ def fine_tuned_bert(params: FinetuneParams, data: TaskData, teacher: Teacher, be
 
     It is kept beside `work`, so that students of one seed share it; processes that need the same one wait for it.
     """
-    plain = params.model_copy(update={"distill_epochs": 0, "student": ""})
+    plain = params.model_copy(update={"distill_epochs": 0, "distill_pairs": 0.0, "student": ""})
     decisive = json.dumps([plain.decisive(), params.task, seed, data.record.fingerprint, teacher.fingerprint])
     folder = work.parent / f"expert-{params.task}-{seed}-{hashlib.sha256(decisive.encode()).hexdigest()[:10]}"
     folder.mkdir(parents=True, exist_ok=True)

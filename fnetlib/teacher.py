@@ -67,9 +67,12 @@ def load_teacher(name: str = "auto") -> Teacher:
 
 def remembered(name: str, store: records.RecordStore) -> Teacher | None:
     """The teacher that 02 once trained and saved in folder `name`, from its record alone: its weights are not committed, and
-    finished runs that started from it are found by its fingerprint. None where the folder is there, or no such record."""
-    found = None if Path(name).is_dir() else next(
-        (r for r in store.all("adapt") if r.model == "bert" and r.transfer["result"]["name"] == Path(name).name), None)
+    finished runs that started from it are found by its fingerprint. None where the weights are there, where the name may be
+    the Hub's, or where there is no such record."""
+    if Path(name, "model.safetensors").is_file() or not _only_a_folder(name):
+        return None
+    known = [r for r in store.all("adapt") if r.model == "bert" and r.transfer["result"]["name"] == Path(name).name]
+    found = max(known, key=lambda r: r.ended, default=None)
     if found is None or found.teacher.source == "folder":  # a folder's name does not say where it was
         return None
     config, tokenizer = load_shape(found.teacher.name)  # training on changes neither
@@ -89,13 +92,18 @@ def load_shape(name: str = "auto") -> tuple[PretrainedConfig, PreTrainedTokenize
         return _find("minilm", read)
 
 
+def _only_a_folder(name: str) -> bool:
+    """Whether this cannot be a name on the Hub."""
+    return name.count("/") > 1 or name.startswith((".", "/", "~"))
+
+
 def _find(name: str, read: Callable[[str | Path, str, str], T]) -> T:
     """read(where, name, source) for the place that a name means."""
     if name == "minilm":
         return read(minilm_folder(), "minilm", "package")
     if Path(name).is_dir():
         return read(Path(name), Path(name).resolve().name, "folder")
-    if name.count("/") > 1 or name.startswith((".", "/", "~")):
+    if _only_a_folder(name):
         raise ParameterError(f"teacher: no folder {name!r}; accepted: {NAMES}")
     try:
         return from_hub(lambda: read(name, name, "hub"), f"teacher {name!r}")

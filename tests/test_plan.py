@@ -77,3 +77,22 @@ def test_what_came_from_a_teacher_that_was_trained_again_is_left():
     assert lacking_students(PRESET, [same, adapted("long")]) == ["short"]
     assert lacking_students(PRESET, [again, adapted("long")]) == ["short", "long"]
     assert names([run], [same, adapted("long")]) != EVERYTHING == names([run], [again, adapted("long")])
+
+
+def test_other_parameters_are_another_run():
+    """Sweeps of one training recipe differ in them; the pace of a student is one."""
+    sweeps = {"solo": {"cola": {"seeds": [1], "models": ["bert"]}},
+              "grouped": {"cola": {"training": "solo", "seeds": [1], "models": ["bert"], "group_by_length": True}}}
+    preset = Preset.parse({**PRESET.model_dump(), "sweeps": sweeps, "students": {}})
+    plain, grouped = (finetune_record("cola", "bert", 1, training="solo", values=own) for own in ({}, {"group_by_length": True}))
+    assert [cell.name for cell in lacking_cells(preset, [plain], [])] == ["grouped-cola-bert-1"]
+    assert [cell.name for cell in lacking_cells(preset, [grouped], [])] == ["solo-cola-bert-1"]
+    assert not lacking_cells(preset, [grouped, plain], [])
+    assert lacking_students(PRESET, [adapted("short")]) == ["long"]
+    assert lacking_students(PRESET, [of(adapted("short"), params={"steps": 11})]) == ["short", "long"]
+
+
+def test_a_student_of_another_teacher_is_another_one():
+    short = adapted("short")
+    other = of(short, teacher=short.teacher.model_copy(update={"name": "another"}))
+    assert lacking_students(PRESET, [other]) == ["short", "long"]

@@ -3,6 +3,7 @@
 All but the last test let a stub stand in for the jobs: the graph is what is tested, and it is the real one.
 """
 
+import json
 import os
 import re
 import shutil
@@ -217,7 +218,7 @@ def test_students_wait_for_their_teacher_and_cells_for_their_student(project):
     cell, = (i for i, line in enumerate(lines) if " finetune " in line)
     curve = [line for line in lines if " adapt " in line and "students/curve-" in line]
     assert teacher < ready < cell and "--student results/tiny/students/ready" in lines[cell] and "--model fnet" in lines[cell]
-    assert "--force --shared" in lines[ready] and "--teacher results/tiny/teachers/better" in lines[ready]
+    assert "--restore --shared" in lines[ready] and "--teacher results/tiny/teachers/better" in lines[ready]
     assert len(curve) == 2 and all("--record-only" in line and "--shared" not in line for line in curve)
 
     (project / "calls.txt").unlink()
@@ -238,6 +239,16 @@ def test_what_has_a_committed_record_is_not_asked_for_nor_its_teacher(project):
     assert "study-cola-bert-3" in output
     status, output = run(project, "-n", "part", "--cores", "2", preset="minilm", only="^(study|tuned)-rte", python=None)
     assert status == 0 and job_counts(output) == {"part": 1, "total": 1}, output
+
+    # What needs a teacher's weights trains it again; then nothing of the old weights counts, and a broken record is said.
+    lost, *broken = sorted(path for path in (project / "results" / "minilm" / "runs").glob("finetune-rte-bert-*.json")
+                           if json.loads(path.read_text())["training"] == "tuned")
+    lost.unlink()
+    broken[0].write_text("{}")
+    status, output = run(project, "-n", "part", "--cores", "2", preset="minilm", only="^tuned-rte", python=None)
+    cells = [cell for cell in load_preset("minilm").cells() if (cell.sweep, cell.task) == ("tuned", "rte")]
+    assert status == 0 and job_counts(output) == {"teacher": 1, "finetune": len(cells), "part": 1, "total": 2 + len(cells)}, output
+    assert f"{broken[0].name}: not a valid record" in output and "counts as missing" in output
 
 
 def test_a_killed_run_resumes(project):
