@@ -216,8 +216,8 @@ def test_runs_of_a_teacher_that_was_trained_again_are_left_out_and_said_so(made)
 
 def test_every_point_of_a_grid_counts_as_missing_until_it_is_there(made):
     cells = [c for c in load_preset("minilm").cells() if (c.training, c.task, c.model) == ("tuned_grid", "cola", "bert")]
-    points = [finetune_record(training="tuned_grid", teacher=c.teacher, values={
-        name: value for name, value in c.options.items() if name in ("learning_rate", "epochs", "batch_size")}) for c in cells]
+    points = [finetune_record(training="tuned_grid", teacher=c.teacher, values={"warmup": 0.1, **{
+        name: value for name, value in c.options.items() if name in ("learning_rate", "epochs", "batch_size")}}) for c in cells]
     here = {"training": "tuned_grid", "task": "cola", "model": "bert"}
     assert len(points) > 1
     for added, left in ((points[:1], len(points) - 1), (points[1:], 0)):  # into the same folder
