@@ -5,7 +5,8 @@
 Both sums are convolutions of gated values, so products in the Fourier domain: O(n log n), one projection and a few
 numbers a head where attention has three projections and n x n scores. This is attention with each head's query
 replaced by a constant and what depends on the offset learned apart (after AFT-conv: Zhai 2021, An Attention Free
-Transformer, section 3; with BERT's value projection kept, one gate a head and none on the output, see `aft.py`; `taylor.py` lets the query back in). Two
+Transformer, section 3; with BERT's value projection kept, one gate a head and none on the output, see `aft.py`; `taylor.py` lets the query back
+in). Two
 tokens are treated apart, as BERT's heads do: what the first and the last token ([CLS], [SEP]) give to token i depends on
 i (w = exp(Q x_i)), and the first token pools all others by a gate of its own. `calibrate.fit_gates` sets all of it from
 a teacher in closed form.

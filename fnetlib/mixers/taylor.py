@@ -2,11 +2,11 @@
 
     Y_i = Y⁰_i + s_i Cov_g(V x, K x) · a (Q x_i − q̄) / √e                                       per head
 
-Y⁰ is the gated filter of `gated.py`, attention with one query for all tokens (fitted, so not quite the mean q̄). The derivative of softmax attention by
-its query is the covariance of values and keys under the attention weights; that is the second term, with the gates g
-(whatever the offset) as weights, s_i the share of token i's weight that is not at the ends, and a slope a. It takes one
-e x e matrix a head for all tokens, made in one pass, so O(n) beside the filter's O(n log n): how linear attention reads its memory (Katharopoulos 2020,
-Transformers are RNNs), but without features that must be positive, since a covariance leaves the weights' sum alone.
+Y⁰ is the gated filter of `gated.py`, attention with one query for all tokens (fitted, so not quite the mean q̄). The
+derivative of softmax attention by its query is the covariance of values and keys under the attention weights; that is the
+second term, with the gates g (whatever the offset) as weights, s_i the share of token i's weight that is not at the ends,
+and a slope a. It takes one e x e matrix a head for all tokens, made in one pass, so O(n) beside the filter's O(n log n):
+how linear attention reads its memory (Katharopoulos 2020, Transformers are RNNs), but without features that must be positive, since a covariance leaves the weights' sum alone.
 (Second-order expansions around zero as a feature map: Arora 2024, Based.) The first token's row is softmax attention
 itself: one query costs O(n). Queries, keys and values are BERT's own; `calibrate.fit_gates` sets all else in closed form.
 """
