@@ -30,7 +30,7 @@ STUDY_MODELS = ["bert", "fnet-naive", "fnet-paper", "fnet", "hybrid-2"]  # what 
 STUDY = {"epochs": 5, "learning_rate": 2e-5, "batch_size": 16, "weight_decay": 0.01, "warmup": 0.0,
          "accumulate": 1, "max_length": 512, "train_size": 0, "eval_size": 0}
 # What the study did without. A run's record has these only where they differ, so that they rename no finished run.
-EXTRAS = {"distill_epochs": 0, "distill_pairs": 0.0, "compile": "no", "pad_to": 1, "group_by_length": False}
+EXTRAS = {"distill_epochs": 0, "distill_pairs": 0.0, "distill_rate": 0.0, "expert_epochs": 0, "compile": "no", "pad_to": 1, "group_by_length": False}
 
 
 def _no_bool(value: Any) -> Any:
@@ -145,6 +145,8 @@ class FinetuneParams(Inputs):
                                                      "before the epochs, then on its predictions; 0: none")
     distill_pairs: Float = Field(0.0, ge=0, le=1, description="task distillation of a task of pairs: share of the pairs that get "
                                                               "another example's second text; the fine-tuned teacher judges them")
+    distill_rate: Float = Field(0.0, ge=0, description="task distillation: peak learning rate of the epochs on states; 0: learning_rate")
+    expert_epochs: Int = Field(0, ge=0, description="task distillation: epochs of the teacher's own fine-tuning; 0: epochs")
     training: str = Field("auto", pattern=r"^[a-z0-9_]+$",
                           description="name of the training recipe in tables; auto means study if the values are the "
                                       "study's, else custom")
@@ -208,6 +210,8 @@ class FinetuneParams(Inputs):
     def _new_pairs_need_a_judge(self):
         if self.distill_pairs and not self.distill_epochs:
             raise ValueError("distill_pairs: new pairs have no labels; distill_epochs of 1 or more lets the fine-tuned teacher judge them")
+        if wrong := [name for name in ("distill_rate", "expert_epochs") if getattr(self, name) and not self.distill_epochs]:
+            raise ValueError(f"{wrong[0]}: nothing is distilled; give distill_epochs of 1 or more too")
         if self.distill_pairs and self.task in SINGLE_TEXTS:
             raise ValueError(f"distill_pairs: {self.task!r} has no pairs; without them one of: {', '.join(SINGLE_TEXTS)}")
         return self

@@ -254,8 +254,15 @@ def choose(tried: list[Record]) -> Record | None:
 
 
 def label(record: Record) -> str:
-    """The name a model has in tables: the recipe, with its adaptation budget if it had one (`fnet@2min`)."""
-    return f"{record.model}@{record.adapted.minutes:g}min" if record.adapted else str(record.model)
+    """The name a model has in tables: the recipe, with its adaptation budget if it had one (`fnet@2min`), and what was distilled
+    for its task beyond that (`fnet@2min+task`, `+pairs` with pairs that nobody labelled)."""
+    budget = f"@{record.adapted.minutes:g}min" if record.adapted else ""
+    return f"{record.model}{budget}{''.join(f'+{part}' for part in task_distilled(record))}"
+
+
+def task_distilled(record: Record) -> list[str]:
+    """What a run learned from a fine-tuned BERT: nothing, its `task`, or that and `pairs`."""
+    return [part for part, name in (("task", "distill_epochs"), ("pairs", "distill_pairs")) if record.params.get(name)]
 
 
 PACE = ("adapt", "batch_size", "length", "shortest", "precision", "compile", "logits_weight")  # what the pace depends on

@@ -14,7 +14,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from .plots import _empty, _finish, _panels, colour
-from .records import Record
+from .records import Record, task_distilled
 from .results import GROUP, Results, chance, footnotes, metric_title, model_key, tagged, task_title
 from .statistics import paired_recovery, summarise
 from .tables import NONE, Table, heading, mean_sd, number
@@ -51,9 +51,10 @@ def frame(results: Results) -> pd.DataFrame:
 
 
 def _method(record: Record) -> str:
-    """`distill`, `mlm`, ..., with `+task` where the task's own text was distilled on as well; empty for the swap as it is."""
+    """`distill`, `mlm`, ..., with `+task` where the task's own text was distilled on as well, `+pairs` where new pairs of it were;
+    empty for the swap as it is."""
     parts = [record.adapted.method] if record.adapted else []
-    return "+".join(parts + ["task"] * bool(record.params.get("distill_epochs")))
+    return "+".join(parts + task_distilled(record))
 
 
 def table(results: Results) -> Table:
@@ -70,7 +71,7 @@ def table(results: Results) -> Table:
         sections[heading(training, teacher)] = pd.DataFrame(rows.values())
     notes = ["*Minutes* of adaptation beyond the teacher: the budget given, or by the pace of a run that had the device "
              "alone; without such a run its own on a shared device, an upper bound; *+task*: with the teacher's fine-tuning on the task and "
-             "the distillation of its states. *Recovery* = (score − chance)/(BERT − chance), "
+             "the distillation of its states, *+pairs* on pairs too that nobody labelled. *Recovery* = (score − chance)/(BERT − chance), "
              "means over the seeds that both have, [95% bootstrap interval over seeds] (pairs); BERT is the same teacher's, "
              "fine-tuned by the same recipe without extra minutes."]
     if data.empty:

@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 from .callbacks import last_checkpoint, say
 from .distill import layer_errors, prediction_error
 from .glue_trainer import GlueTrainer, make_trainer
-from .params import FinetuneParams
+from .params import EXTRAS, FinetuneParams
 from .tasks import TaskData
 from .teacher import Teacher
 
@@ -101,7 +101,8 @@ def fine_tuned_bert(params: FinetuneParams, data: TaskData, teacher: Teacher, be
 
     It is kept beside `work`, so that students of one seed share it; processes that need the same one wait for it.
     """
-    plain = params.model_copy(update={"distill_epochs": 0, "distill_pairs": 0.0, "student": ""})
+    own = {name: EXTRAS[name] for name in ("distill_epochs", "distill_pairs", "distill_rate", "expert_epochs")}
+    plain = params.model_copy(update={**own, "epochs": params.expert_epochs or params.epochs, "student": ""})
     decisive = json.dumps([plain.decisive(), params.task, seed, data.record.fingerprint, teacher.fingerprint])
     folder = work.parent / f"expert-{params.task}-{seed}-{hashlib.sha256(decisive.encode()).hexdigest()[:10]}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -126,7 +127,8 @@ def distill_task(params: FinetuneParams, data: TaskData, teacher: Teacher, exper
         student.load_state_dict(type(student).from_pretrained(folder).state_dict())
     else:
         say(f"  task distillation: {params.distill_epochs} epochs on states")
-        first = params.model_copy(update={"epochs": params.distill_epochs})
+        first = params.model_copy(update={"epochs": params.distill_epochs,
+                                          "learning_rate": params.distill_rate or params.learning_rate})
         seconds = _fit(make_trainer(first, data, teacher, student, seed, folder, partial(StatesTrainer, expert)))
         student.save_pretrained(folder)
         done.write_text(json.dumps(seconds))

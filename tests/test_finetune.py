@@ -16,7 +16,7 @@ from fnetlib import finetune as module
 from fnetlib.distill import layer_errors, prediction_error
 from fnetlib.finetune import choose, epochs, finetune, in_words, last_checkpoint, make_trainer, record_path, scores
 from fnetlib.params import TASKS, FinetuneParams, ParameterError, TransferParams
-from fnetlib.records import RecordStore
+from fnetlib.records import RecordStore, label
 from fnetlib.tasks import load_task
 from fnetlib.teacher import load_teacher
 from fnetlib.transfer import build_student, sentence_batch
@@ -511,6 +511,18 @@ def test_task_distillation_starts_from_the_same_tasks_bert(params, tmp_path, mon
     assert "distill_epochs" not in params().decisive()
 
 
+def test_each_step_of_task_distillation_has_its_own_epochs_and_rate(params, monkeypatch):
+    seen = []
+    fit = task_distillation._fit
+    monkeypatch.setattr(task_distillation, "_fit", lambda trainer: seen.append(
+        (trainer.args.num_train_epochs, trainer.args.learning_rate)) or fit(trainer))
+    asked = params(model="fnet", distill_epochs=2, distill_rate=3e-4, expert_epochs=3, epochs=1, train_size=16, eval_size=16)
+    record, = finetune(asked)
+    assert seen == [(3, asked.learning_rate), (2, 3e-4)]
+    assert record.params["distill_rate"] == 3e-4 and record.params["expert_epochs"] == 3 and record.timing["steps"] == 1
+    assert label(record) == "fnet+task"
+
+
 def test_new_pairs_are_first_texts_with_other_second_ones(params, tmp_path):
     asked = params(task="qnli", model="fnet", distill_epochs=1, distill_pairs=0.5, epochs=1, max_length=24)
     data, teacher = load_task("qnli", "synthetic", 48, 32), load_teacher(asked.teacher)
@@ -542,6 +554,7 @@ def test_new_pairs_are_first_texts_with_other_second_ones(params, tmp_path):
 
 @pytest.mark.parametrize("values, message", [
     ({"distill_pairs": 0.5}, "distill_pairs: new pairs have no labels"),
+    ({"distill_rate": 1e-4}, "distill_rate: nothing is distilled"), ({"expert_epochs": 2}, "expert_epochs: nothing is distilled"),
     ({"distill_pairs": 0.5, "distill_epochs": 1, "task": "cola"}, "distill_pairs: 'cola' has no pairs"),
     ({"distill_pairs": 1.5, "distill_epochs": 1}, "distill_pairs: 1.5 does not fit")])
 def test_new_pairs_need_a_judge_and_a_task_of_pairs(params, values, message):

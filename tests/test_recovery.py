@@ -8,6 +8,7 @@ from factories import finetune_record, results_of, student_record
 from matplotlib import pyplot as plt
 
 from fnetlib import recovery
+from fnetlib.records import label
 from fnetlib.statistics import paired_recovery
 
 
@@ -75,6 +76,7 @@ def test_task_distillation_is_a_method_of_its_own_and_its_time_counts(tmp_path):
     task = [r.model_copy(update={"timing": {**r.timing, "task_teacher_s": 60.0, "task_states_s": 30.0}}) for r in task]
     data = recovery.frame(results_of(tmp_path, [*runs("bert", 0.885), *plain, *task])).set_index(["model", "method"])
     assert data.loc[("fnet", "distil+task"), "minutes"] == 3.5 and data.loc[("fnet", "distil"), "minutes"] == 2
+    assert {label(r) for r in task} == {"fnet@2min+task"} and {label(r) for r in plain} == {"fnet@2min"}
     assert data.loc[("fnet", "distil+task"), "pairs"] == data.loc[("fnet", "distil"), "pairs"] == 3
 
 
