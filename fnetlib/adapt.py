@@ -13,6 +13,7 @@ import contextlib
 import copy
 import json
 import math
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,8 @@ def adapt(params: TransferParams, teacher: Teacher, student: PreTrainedModel, re
     Raises ParameterError where the record exists but its model is gone: then only `force` trains again. show_only: the
     record is enough then, and the student stays as it is.
     """
-    decisive = params.adaptation()
+    processes = int(os.environ.get("WORLD_SIZE", 1))  # what `accelerate launch` says
+    decisive = params.adaptation() | ({"processes": processes} if processes > 1 else {})
     run_id = make_run_id("adapt", None, params.model, params.seed, decisive, text.record.fingerprint, teacher.fingerprint)
     store = RecordStore(results_folder(params.results, text.record.source))
     existing = store.get(run_id)

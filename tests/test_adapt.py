@@ -236,7 +236,8 @@ def test_two_processes_share_a_batch(params, text, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     two, = RecordStore(tmp_path / "two").all()
-    assert (one.timing["processes"], two.timing["processes"]) == (1, 2) and done.stdout.strip() == one.run_id == two.run_id
+    assert (one.timing["processes"], two.timing["processes"]) == (1, 2) and done.stdout.strip() == two.run_id
+    assert two.params == {**one.params, "processes": 2} and two.run_id != one.run_id  # a folder can hold both
     assert [h["tokens"] for h in one.metrics.history] == [h["tokens"] for h in two.metrics.history]
     for ours, theirs in zip(one.metrics.history, two.metrics.history):
         assert ours["layer_errors"] == pytest.approx(theirs["layer_errors"], rel=0.02)
