@@ -9,13 +9,15 @@ import torch
 from torch import nn
 
 
+GRAPHS = {"triton.cudagraphs": True, "triton.cudagraph_or_error": True}  # torch.compile's options: one launch, or an error
+
+
 def compiled(model: nn.Module, graphs: bool = False) -> Callable:
     """The model, compiled anew for each shape of its inputs. graphs: its kernels are launched as one CUDA graph.
 
     An error where it cannot be compiled as a whole, or not be launched so.
     """
-    options = {"triton.cudagraphs": True, "triton.cudagraph_or_error": True} if graphs else None
-    return torch.compile(model, fullgraph=True, dynamic=False, options=options)
+    return torch.compile(model, fullgraph=True, dynamic=False, options=GRAPHS if graphs else None)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """One model of an efficiency block: how it is built, what a training step and an inference step of it are.
 
-Eager, compiled whole, or layer by layer; in mode `graphs` a whole step of compiled layers is recorded once as a CUDA graph
-and from then on launched at once, so that no time goes into launches.
+Eager, compiled whole, or layer by layer; in mode `graphs` each compiled layer's kernels are recorded as a CUDA graph, forward and
+backward, and launched at once, so that little time goes into launches.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from transformers import PreTrainedConfig
 
 from . import breakdown
+from .compiling import GRAPHS
 from .modeling import FNetBertForSequenceClassification
 from .params import PADDED
 from .peers import PEERS, peer_model
@@ -51,7 +52,6 @@ class Contender:
         self.times: dict[str, list[float]] = {kind: [] for kind in KINDS}
         self.peaks: dict[str, int | None] = {kind: None for kind in KINDS}
         self.kernels: dict[str, list[str]] = {}
-        self.graphs: dict[str, torch.cuda.CUDAGraph] = {}
         self.parts: dict[str, float] = {}
         self.parameters: int | None = None
         self.drop()
@@ -66,8 +66,8 @@ class Contender:
         self.call = torch.compile(self.model, dynamic=False) if s.mode == "compiled" else self.model
         if s.mode in ("layers", "graphs"):
             for layer in layers_of(self.model):
-                layer.compile(dynamic=False)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5, fused=True, capturable=s.mode == "graphs")
+                layer.compile(dynamic=False, **({"options": GRAPHS} if s.mode == "graphs" else {}))
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5, fused=True)
         self.scaler = torch.amp.GradScaler(s.device, enabled=s.precision == "fp16")
         self.batch = {"input_ids": torch.randint(0, self.config.vocab_size, (s.batch, s.length)).to(s.device),
                       "labels": torch.randint(0, 2, (s.batch,)).to(s.device)}
@@ -79,9 +79,9 @@ class Contender:
 
     def step(self, kind: str) -> None:
         """One training step, or one forward pass."""
-        if kind in self.graphs:
-            self.graphs[kind].replay()
-        elif kind == "infer":
+        if self.setting.mode == "graphs":
+            torch.compiler.cudagraph_mark_step_begin()  # what the graphs of the step before have left may be overwritten
+        if kind == "infer":
             with torch.inference_mode(), autocast(self.setting):
                 self.call(**{name: values for name, values in self.batch.items() if name != "labels"})
         else:
@@ -91,19 +91,6 @@ class Contender:
             self.scaler.step(self.optimizer)
             self.scaler.update()
             self.optimizer.zero_grad(set_to_none=True)
-
-    def record_graph(self, kind: str) -> None:
-        """From now on a step is the launch of its CUDA graph. The steps before it ran on a stream of their own, as recording asks."""
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(3):
-                self.step(kind)
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self.step(kind)
-        self.graphs[kind] = graph
 
     def take_apart(self) -> None:
         """Where the time of a training step goes; a compiled step cannot be told apart."""
@@ -116,7 +103,6 @@ class Contender:
         """Hold no model; with an error, it has failed."""
         self.error = error
         self.model = self.call = self.optimizer = self.scaler = self.batch = None
-        self.graphs = {}
 
 
 def autocast(setting: Setting):

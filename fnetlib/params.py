@@ -389,7 +389,7 @@ class EfficiencyParams(Params):
     tokens: Int = Field(4096, ge=1, description="tokens a step; the batch is tokens / length, at least 1")
     precisions: str = Field("fp32", description="comma list of fp32, tf32, bf16, fp16")
     modes: str = Field("eager", description="comma list of eager, compiled, layers (each layer compiled by itself, one "
-                                                "compilation for all of them), graphs (layers, a whole step launched at once)")
+                                                "compilation for all of them), graphs (layers, each launched as one CUDA graph)")
     backend: Literal["auto", "fft", "matmul", "folded"] = Field("auto", description="Fourier layers by fft, by matmul, folded, or auto")
     repeats: Int = Field(10, ge=3, description="measured steps of each model, interleaved")
     warmup: Int = Field(3, ge=1, description="rounds before measuring")
