@@ -26,7 +26,8 @@ class FilterPlan(NamedTuple):
     """Which tokens are what, for one batch; each `[batch, seq]`. Real tokens are contiguous, padding is at one end.
 
     inner: 1 for real tokens but the first and the last, else 0; ends: `[batch, 2, seq]` one-hot, first and last;
-    place: a real token's index from the first real one; real: 1 for real tokens; backend: `matmul` or `fft`.
+    place: a real token's index from the first real one; real: 1 for real tokens; backend: `matmul` or `fft`. not_inner,
+    not_real, no_end `[batch, 2]`: 0, or NEVER where a log weight shall count for nothing.
     """
 
     inner: torch.Tensor
@@ -34,7 +35,12 @@ class FilterPlan(NamedTuple):
     place: torch.Tensor
     real: torch.Tensor
     backend: str
+    not_inner: torch.Tensor
+    not_real: torch.Tensor
+    no_end: torch.Tensor
 
+
+NEVER = -1e30  # exp of it is 0, and a sum's largest term may be it without a NaN
 
 def plan_filter(real: torch.Tensor, backend: str) -> FilterPlan:
     """Prepare one batch, shared by all layers. real: `[batch, seq]` bool."""
@@ -42,8 +48,9 @@ def plan_filter(real: torch.Tensor, backend: str) -> FilterPlan:
     first, last = real & (count == 1), real & (count == count[:, -1:])
     ends = torch.stack([first, last & ~first], 1)
     inner = real & ~ends.any(1)
+    not_inner, not_real, no_end = ((~kind).float() * NEVER for kind in (inner, real, ends.any(-1)))
     return FilterPlan(inner.float(), ends.float(), (count - 1).clamp(min=0), real.float(),
-                      choose_backend(backend, real.shape[1]))
+                      choose_backend(backend, real.shape[1]), not_inner, not_real, no_end)
 
 
 class FilterMixer(nn.Module):
@@ -76,12 +83,16 @@ class FilterMixer(nn.Module):
 
 
 def toeplitz(values: torch.Tensor, taps: torch.Tensor) -> torch.Tensor:
-    """sum_j taps[h, j − i + n − 1] values[b, h, j], by one n x n matrix a head. taps: `[heads, 2n − 1]`."""
+    """sum_j taps[h, j − i + n − 1] values[b, h, j], by one n x n matrix a head, one product for all examples.
+
+    values: `[batch, heads, n, e]`; taps: `[heads, 2n − 1]`.
+    """
     length = values.shape[2]  # len() of a tensor would fix the length in an exported model
     # The taps laid end to end, cut into rows one longer than they are: row i begins at tap i. By index instead, the gradient
     # of each tap would be summed one by one.
     rows = taps.to(values.dtype)[:, None].expand(-1, length + 1, -1).flatten(1)[:, :2 * length * length]
-    return rows.view(-1, length, 2 * length)[..., :length].flip(1) @ values
+    # Not `@`, which would copy the matrices for every example.
+    return torch.einsum("hij,bhje->bhie", rows.view(-1, length, 2 * length)[..., :length].flip(1), values)
 
 
 def fft_convolve(values: torch.Tensor, taps: torch.Tensor) -> torch.Tensor:

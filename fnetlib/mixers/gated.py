@@ -27,14 +27,14 @@ class GatedFilterMixer(nn.Module):
     `first`: -> `[heads]`, a token's log weight for the first token.
     """
 
-    pools = True  # whether the first token's weights are gates
+    asked: tuple[str, ...] = ("first",)  # projections that `by_query` takes
 
     def __init__(self, config, layer_idx: int | None = None, gates: int = 1):
         super().__init__()
         self.heads, self.longest = config.num_attention_heads, config.max_position_embeddings
         self.value = nn.Linear(config.hidden_size, config.hidden_size)
         self.gate = nn.Linear(config.hidden_size, self.heads * gates, bias=False)
-        self.first = nn.Linear(config.hidden_size, self.heads, bias=False) if self.pools else None
+        self.first = nn.Linear(config.hidden_size, self.heads, bias=False) if "first" in self.asked else None
         self.ends = nn.Linear(config.hidden_size, 2 * self.heads)
         self.log_filter = nn.Parameter(torch.zeros(self.heads, 2 * self.longest - 1))
 
@@ -42,46 +42,49 @@ class GatedFilterMixer(nn.Module):
         """`[batch, seq, hidden]` -> `[batch, seq, hidden]`, before the output projection. At most `longest` tokens."""
         plan: FilterPlan = sequence.filter
         batch, length, width = hidden_states.shape
-        values = self.heads_of(self.value(hidden_states))  # [batch, heads, seq, e]
-        logits = self.heads_of(self.gate(hidden_states).float())  # last: gates
-        ends = self.ends(hidden_states).float().view(batch, length, 2, self.heads).permute(0, 3, 1, 2)
-        ends = ends.masked_fill(plan.ends.amax(-1)[:, None, None] == 0, -torch.inf)  # a lone token is not the last one
+        value, gate, ends, *asked = self.projected(hidden_states)
+        values = self.heads_of(value)  # [batch, heads, seq, e]
+        logits = self.heads_of(gate).float() + plan.not_inner[:, None, :, None]  # last: gates
+        ends = ends.float().unflatten(-1, (2, self.heads)).permute(0, 3, 1, 2)  # [batch, heads, seq, 2]
+        ends = ends + plan.no_end[:, None, None]  # a lone token is not the last one
         taps = self.log_filter[:, self.longest - length: self.longest + length - 1].float()
 
-        # Every sum is scaled by its largest term, as in softmax: exp never overflows.
-        inner = plan.inner[:, None, :, None]
-        highest = logits.masked_fill(inner == 0, -torch.inf).amax(2, keepdim=True)
-        highest = highest.masked_fill(highest.isinf(), 0)  # no inner token at all
-        peak = taps.amax(-1)[:, None, None]
-        scale = torch.maximum(highest + peak, ends.amax(-1, keepdim=True))  # [batch, heads, seq, gates]
-        gate = (logits - highest).clamp(max=0).exp() * inner
+        # Gates and taps are scaled by their largest, as in softmax: exp never overflows. Where the largest of both do not meet,
+        # all may underflow: then it is next to nothing, not the logarithm of 0.
+        highest, peak = logits.amax(2, keepdim=True), taps.amax(-1)
+        gate, taps = (logits - highest).exp(), (taps - peak[:, None]).exp()
         convolve = toeplitz if plan.backend == "matmul" else fft_convolve
-        summed = convolve(torch.cat([gate.to(values.dtype) * values, gate.to(values.dtype)], -1), (taps - peak[..., 0]).exp())
-        ends = (ends[..., None, :] - scale[..., None]).exp()  # [batch, heads, seq, gates, 2]
-        at_ends = torch.einsum("bks,bhse->bhke", plan.ends.to(values.dtype), values)
-        # What every sum is weighed with is small, as large as the gates, and stays float32.
-        weight = (highest + peak - scale).exp()
-        split = (values.shape[-1], gate.shape[-1])
-        summed, weights = summed.split(split, -1)
-        # The largest gate and the largest filter weight may not meet: what all underflows is 0, not 0/0.
-        total = (weights.float() * weight + ends.sum(-1)).clamp(min=1e-12)
-        mixed, share = summed * (weight / total).to(summed.dtype), (ends / total[..., None]).to(values.dtype)
-        mixed = mixed + (share[..., 0, :] @ at_ends if split[1] == 1 else (share * at_ends.mT[:, :, None]).sum(-1))
-        pooled, change = self.by_query(hidden_states, values, gate, plan)
+        gated = gate.to(values.dtype) * values
+        summed = convolve(gated, taps)
+        weights = convolve(gate.to(values.dtype), taps).float().clamp(min=1e-12)  # [batch, heads, seq, gates]
+        inner = weights.log() + (highest + peak[:, None, None])
+        first = plan.ends[:, :1, :, None, None]  # [batch, 1, seq, 1, 1]; its row is the pooling's
+        shares = torch.cat([inner[..., None], ends[..., None, :].expand(*inner.shape, 2)], -1).softmax(-1) * (1 - first)
+        pooling, change = self.by_query(*asked, values, gate, gated, plan)
+        few = torch.cat([pooling[:, :, None], plan.ends[:, None].expand(-1, self.heads, -1, -1)], 2).to(values.dtype) @ values
+        share = torch.cat([first.expand(*inner.shape, 1), shares[..., 1:]], -1).to(values.dtype)  # of `few`, [batch, heads, 3, e]
+        mixed = share[..., 0, :] @ few if share.shape[3] == 1 else (share * few.mT[:, :, None]).sum(-1)
+        mixed = torch.addcmul(mixed, summed, (shares[..., 0] / weights).to(summed.dtype))
         if change is not None:
-            mixed = mixed + (weights.float() * weight / total).to(change.dtype) * change
-        mixed = torch.where(plan.ends[:, :1, :, None].bool(), pooled[:, :, None].to(mixed.dtype), mixed)
+            mixed = torch.addcmul(mixed, change, shares[..., 0].to(change.dtype))
         return mixed.transpose(1, 2).reshape(batch, length, width).to(values.dtype)
 
+    def projected(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """What `value`, `gate`, `ends` and those of `asked` make of the states, each `[batch, seq, its width]`, by one product."""
+        parts = [self.value, self.gate, self.ends, *(getattr(self, name) for name in self.asked)]
+        shifts = [part.bias if part.bias is not None else part.weight.new_zeros(part.out_features) for part in parts]
+        found = nn.functional.linear(hidden_states, torch.cat([part.weight for part in parts]), torch.cat(shifts))
+        return found.split([part.out_features for part in parts], -1)
+
     def heads_of(self, x: torch.Tensor) -> torch.Tensor:
-        """`[batch, seq, heads · e]` -> `[batch, heads, seq, e]`."""
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        """`[batch, seq, heads · e]` -> `[batch, heads, seq, e]`, copied once: every product would copy it anew."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2).contiguous()
 
-    def by_query(self, hidden_states: torch.Tensor, values: torch.Tensor, gate: torch.Tensor, plan: FilterPlan,
-                 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """What the first token takes, `[batch, heads, e]`, and what a token's own query changes, see `taylor.py`: nothing.
+    def by_query(self, first: torch.Tensor, values: torch.Tensor, gate: torch.Tensor, gated: torch.Tensor,
+                 plan: FilterPlan) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The first token's weights, `[batch, heads, seq]`, and what a token's own query changes, see `taylor.py`: nothing.
 
-        values: `[batch, heads, seq, e]`; gate: `[batch, heads, seq, gates]`, weights of the inner tokens.
+        first: `[batch, seq, heads]`, log weights; values, gated: `[batch, heads, seq, e]`, the latter times the gates; gate:
+        `[batch, heads, seq, gates]`, weights of the inner tokens.
         """
-        pooling = self.first(hidden_states).float().transpose(1, 2).masked_fill(plan.real[:, None] == 0, -torch.inf)
-        return torch.einsum("bhs,bhse->bhe", pooling.softmax(-1).to(values.dtype), values), None
+        return (first.float().transpose(1, 2) + plan.not_real[:, None]).softmax(-1), None

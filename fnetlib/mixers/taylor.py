@@ -23,7 +23,7 @@ from .gated import GatedFilterMixer
 class TaylorMixer(GatedFilterMixer):
     """`query`, `key`: BERT's; `mean_query`: `[hidden]`, q̄ of all heads; `slope`: `[heads]`, a."""
 
-    pools = False
+    asked = ("query", "key")
 
     def __init__(self, config, layer_idx: int | None = None):
         super().__init__(config, layer_idx)
@@ -32,18 +32,19 @@ class TaylorMixer(GatedFilterMixer):
         self.mean_query = nn.Parameter(torch.zeros(config.hidden_size))
         self.slope = nn.Parameter(torch.ones(self.heads))
 
-    def by_query(self, hidden_states: torch.Tensor, values: torch.Tensor, gate: torch.Tensor, plan: FilterPlan,
-                 ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the first token takes, `[batch, heads, e]`, and the term of first order of a token all of whose weight is
-        inside, `[batch, heads, seq, e]`. values: `[batch, heads, seq, e]`; gate: `[batch, heads, seq, 1]`."""
-        keys, size = self.heads_of(self.key(hidden_states)).to(values.dtype), values.shape[-1]
-        query = self.heads_of(self.query(hidden_states))
-        first = torch.einsum("bs,bhse->bhe", plan.ends[:, 0].to(query.dtype), query).to(values.dtype)
-        scores = (keys @ first[..., None])[..., 0].float() * size**-0.5
-        own = scores.masked_fill(plan.real[:, None] == 0, -torch.inf).softmax(-1).to(values.dtype)
-        pooled = torch.einsum("bhs,bhse->bhe", own, values)
+    def by_query(self, query: torch.Tensor, key: torch.Tensor, values: torch.Tensor, gate: torch.Tensor, gated: torch.Tensor,
+                 plan: FilterPlan) -> tuple[torch.Tensor, torch.Tensor]:
+        """The first token's weights, `[batch, heads, seq]`, and the term of first order of a token all of whose weight is
+        inside, `[batch, heads, seq, e]`.
 
-        gate = (gate / gate.sum(2, keepdim=True).clamp(min=1e-12)).to(values.dtype)
-        covariance = (gate * keys).mT @ values - (gate.mT @ keys).mT @ (gate.mT @ values)
-        query = (query - self.mean_query.view(self.heads, 1, size)) * (self.slope[:, None, None] * size**-0.5)
-        return pooled, query.to(values.dtype) @ covariance
+        query, key: `[batch, seq, hidden]`; values, gated: `[batch, heads, seq, e]`; gate: `[batch, heads, seq, 1]`.
+        """
+        query, keys, size = self.heads_of(query), self.heads_of(key), values.shape[-1]
+        first = plan.ends[:, None, :1].to(query.dtype) @ query  # [batch, heads, 1, e]
+        scores = (first @ keys.mT)[:, :, 0].float() * size**-0.5
+        total = gate.sum(2, keepdim=True).clamp(min=1e-12)  # [batch, heads, 1, 1]
+        means = (gate / total).to(values.dtype).mT
+        covariance = keys.mT @ gated / total - (means @ keys).mT @ (means @ values)
+        covariance = (covariance * (self.slope[:, None, None] * size**-0.5)).to(values.dtype)
+        mean_query = self.mean_query.view(self.heads, 1, size).to(values.dtype)
+        return (scores + plan.not_real[:, None]).softmax(-1), query @ covariance - mean_query @ covariance
