@@ -61,7 +61,8 @@ envvars:
 
 # The checkout; in a container, which gets a copy of this file alone, FNETLIB_ROOT.
 SOURCE = next((d for d in (workflow.basedir, os.environ["FNETLIB_ROOT"]) if Path(d, "notebooks").is_dir()), ".")
-NOTEBOOKS = f"{SOURCE}/notebooks"
+SOURCE = "" if Path(SOURCE).resolve() == Path.cwd() else f"{SOURCE}/"  # relative: a checkout that has moved is up to date
+NOTEBOOKS = f"{SOURCE}notebooks"
 RESULTS = preset.results  # relative: a rendered notebook must not name this machine's folders
 DONE, LOGS, RENDERED = f"{RESULTS}/done", f"{RESULTS}/logs", f"{RESULTS}/notebooks"
 CELLS = {cell.name: cell for cell in preset.cells()}
@@ -392,7 +393,7 @@ rule analysis:
         rules.build.output,
         rules.transfer.output,
         rules.efficiency.output,
-        [local(str(path)) for path in sorted(Path(SOURCE, "fnetlib").glob("*.py"))],
+        [local(str(path)) for path in sorted(Path(f"{SOURCE}fnetlib").glob("*.py"))],
         notebook=local(f"{NOTEBOOKS}/05_analysis.ipynb"),
     output:
         notebook=f"{RENDERED}/05_analysis.ipynb",

@@ -279,9 +279,10 @@ def solo_seconds(record: Record, others: Iterable[Record]) -> float | None:
 
 
 def solo_minutes(record: Record, others: Iterable[Record]) -> float:
-    """The budget of an adaptation in minutes: what it was given, else `solo_seconds`, else its own on a shared device."""
-    given = record.params.get("minutes")
-    return given or round((solo_seconds(record, others) or record.timing["train_seconds"]) / 60, 2)
+    """The budget of an adaptation in minutes: what it was given, or `solo_seconds` where that is more (a pace that was only
+    reckoned) or nothing was given; else its own on a shared device."""
+    given, alone = record.params.get("minutes", 0), solo_seconds(record, others)
+    return max(given, round((alone or 0) / 60, 2)) or round(record.timing["train_seconds"] / 60, 2)
 
 
 def _row(record: Record) -> dict[str, Any]:

@@ -69,8 +69,8 @@ def table(results: Results) -> Table:
             row[f"{name} {metric_title([r.metric])}"] = mean_sd(r.mean, r.sd, r.n)
             row[f"{name} recovery"] = _share(r)
         sections[heading(training, teacher)] = pd.DataFrame(rows.values())
-    notes = ["*Minutes* of adaptation beyond the teacher: the budget given, or by the pace of a run that had the device "
-             "alone; without such a run its own on a shared device, an upper bound; *+task*: with the teacher's fine-tuning on the task and "
+    notes = ["*Minutes* of adaptation beyond the teacher: the budget given, or more where a run that had the device "
+             "alone took more; nothing given, by that run's pace, without one its own on a shared device, an upper bound; *+task*: with the teacher's fine-tuning on the task and "
              "the distillation of its states, *+pairs* on pairs too that nobody labelled. *Recovery* = (score − chance)/(BERT − chance), "
              "means over the seeds that both have, [95% bootstrap interval over seeds] (pairs); BERT is the same teacher's, "
              "fine-tuned by the same recipe without extra minutes."]

@@ -83,7 +83,7 @@ class Results:
     transfer: list[Record] = field(default_factory=list)
     adapt: list[Record] = field(default_factory=list)
     written: list[Path] = field(default_factory=list)
-    outdated: int = 0  # runs left out, whose teacher has been trained again since
+    earlier: int = 0  # runs from earlier weights of a teacher that has been trained again since
 
     @property
     def scored(self) -> pd.DataFrame:
@@ -146,13 +146,15 @@ def load(preset: str, results: str | Path = "auto") -> Results:
         raise NoRecords(f"{shown_paths([folder / 'runs'])}: no fine-tuning or efficiency records; "
                         f"`make report PRESET={preset}` makes them")
     adapt = store.all("adapt")
-    every, kept = len(finetune), {record.run_id for record in current(finetune.record, adapt)}
-    finetune = finetune[finetune.run_id.isin(kept)].reset_index(drop=True)
+    kept = {record.run_id for record in current(finetune.record, adapt)}
+    earlier = [r.record.teacher is not None and r.run_id not in kept for r in finetune.itertuples()]
+    finetune = finetune.assign(teacher=[f"{r.teacher} (weights {r.record.teacher.fingerprint[:4]})" if old else r.teacher
+                                        for r, old in zip(finetune.itertuples(), earlier)])
     runs = [with_minutes(record, adapt) for record in finetune.record]
     finetune = finetune.assign(record=runs, minutes=[r.adapted.minutes if r.adapted else 0.0 for r in runs])
     runs = _ordered(finetune.assign(label=labels(runs), note=[data_note(record) for record in runs]))
     tag = data_tag([*runs.record, *transfer])
-    return Results(folder, preset, wanted, runs, efficiency, tag, transfer, adapt, outdated=every - len(finetune))
+    return Results(folder, preset, wanted, runs, efficiency, tag, transfer, adapt, earlier=sum(earlier))
 
 
 def with_minutes(record: Record, adapt: list[Record]) -> Record:

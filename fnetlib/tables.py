@@ -209,8 +209,9 @@ def missing(results: Results) -> Table:
         sections["Students"] = pd.DataFrame({"Student": untrained})
     notes = [f"{len(wanted) - len(data)} of {len(wanted)} runs of preset `{results.name}` are there"
              f"{'; the rest is listed above' if shown else ': none is missing'}."]
-    if results.outdated:
-        notes.append(f"{results.outdated} runs are left out of all tables: their teacher has been trained again since.")
+    if results.earlier:
+        notes.append(f"{results.earlier} runs answer nothing here: their teacher has been trained again since. Tables show them under its "
+                     "name and the fingerprint of the weights that they started from.")
     if plans := results.preset.adaptations():
         notes.append(f"{len(plans) - len(untrained)} of {len(plans)} students are there.")
     return Table("missing", tagged("Runs that are missing", results.tag), data, sections, notes)

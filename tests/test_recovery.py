@@ -89,6 +89,16 @@ def test_minutes_follow_the_adaptations_record_as_it_is_now(tmp_path):
     assert found["minutes"].tolist() == [1.0] and found["label"].tolist() == ["hybrid-2@1min"]  # 120 steps of half a second
 
 
+def test_a_pace_that_was_reckoned_too_high_does_not_shorten_the_minutes(tmp_path):
+    """120 steps, a minute by a pace of 2 a second: alone on the device they take half as long, or twice."""
+    minutes = []
+    for seconds in (30.0, 120.0):
+        student = student_record("hybrid-2", 120, [7.0, 5.0], minutes=1, pace=2, timing={"train_seconds": seconds})
+        run = finetune_record("qnli", "hybrid-2", 1, 0.8, minutes=1, student=student.run_id, training="tuned")
+        minutes += results_of(tmp_path / str(seconds), [run, student]).finetune["minutes"].tolist()
+    assert minutes == [1.0, 2.0]
+
+
 def test_the_figure_leaves_out_what_has_no_ceiling(tmp_path):
     """Screens of objectives have no BERT of their own; alone they are shown all the same."""
     screens = [finetune_record("cola", "hybrid-2", 1, 0.2, minutes=1, training="screen_mlm"),

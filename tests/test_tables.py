@@ -205,13 +205,15 @@ def test_missing_cells_are_listed(made):
     assert len(wanted) - len(table.data) == 15 and f"15 of {len(wanted)} runs" in table.markdown()
 
 
-def test_runs_of_a_teacher_that_was_trained_again_are_left_out_and_said_so(made):
+def test_runs_of_a_teacher_that_was_trained_again_are_shown_under_their_weights(made):
     ours, refreshed = finetune_record(teacher="minilm-mlm-100"), adapt_record("minilm-mlm-100")
-    assert "left out" not in tables.missing(made(ours, refreshed, name="same")).markdown()
+    plain = made(ours, refreshed, name="same")
+    assert list(plain.finetune.teacher) == ["minilm-mlm-100"] and "trained again" not in tables.missing(plain).markdown()
     again = refreshed.model_copy(update={"transfer": {"result": {"name": "minilm-mlm-100", "fingerprint": "1" * 16}}})
     results = made(ours, finetune_record(seed=2), again, name="again")
-    assert list(results.finetune.seed) == [2]
-    assert "1 runs are left out of all tables: their teacher has been trained again" in tables.missing(results).markdown()
+    assert dict(zip(results.finetune.seed, results.finetune.teacher)) == {
+        1: f"minilm-mlm-100 (weights {ours.teacher.fingerprint[:4]})", 2: "minilm"}
+    assert "1 runs answer nothing here: their teacher has been trained again" in tables.missing(results).markdown()
 
 
 def test_every_point_of_a_grid_counts_as_missing_until_it_is_there(made):

@@ -228,6 +228,18 @@ def test_students_wait_for_their_teacher_and_cells_for_their_student(project):
     assert len(again) == 1 and "students/ready" in again[0]
 
 
+def test_a_checkout_that_has_moved_is_up_to_date(project, tmp_path_factory):
+    """A teacher takes minutes of a GPU: it is not trained again because its folder is called something else."""
+    (project / "tiny.yaml").write_text(yaml.safe_dump({
+        **TINY, "teachers": {"better": {"model": "bert", "adapt": "mlm"}},
+        "sweeps": {"adapted": {"rte": {"seeds": [1], "models": ["bert"], "teacher": "better"}}}}))
+    assert run(project, "--cores", "4")[0] == 0
+    moved = tmp_path_factory.mktemp("elsewhere") / "project"
+    shutil.move(project, moved)
+    status, output = run(moved, "--cores", "4")
+    assert status == 0 and "Nothing to be done" in output, output
+
+
 def test_what_has_a_committed_record_is_not_asked_for_nor_its_teacher(project):
     """A clone with records and without weights: the graph trains what the missing cell starts from, no more; `only` of it."""
     shutil.copytree(ROOT / "results" / "minilm" / "runs", project / "results" / "minilm" / "runs")
