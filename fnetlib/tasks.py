@@ -192,7 +192,7 @@ def _check(task: Task, split: str, data: Dataset) -> None:
         raise ParameterError(f"data: {task.name}/{split} lacks column {missing[0]!r}; it has: {', '.join(data.column_names)}")
     if not len(data):
         raise ParameterError(f"data: {task.name}/{split} is empty")
-    labels = data["label"]
+    labels = data["label"][:]  # at once: one by one a large task takes seconds
     low, high = min(labels), max(labels)
     if task.regression and not 0 <= low <= high <= 5:
         raise ParameterError(f"data: {task.name}/{split} has scores outside 0 to 5 ({low} to {high})")
@@ -206,7 +206,7 @@ def _fingerprint(task: Task, splits: dict[str, Dataset]) -> str:
     """Over the columns that are used, so that other files with the same examples have the same fingerprint."""
     digest = hashlib.sha256()
     for split in sorted(splits):
-        columns = [splits[split][c] for c in (*task.columns, "label")]
+        columns = [splits[split][c][:] for c in (*task.columns, "label")]
         digest.update(split.encode())
         for row in zip(*columns):
             digest.update(json.dumps(row).encode())
