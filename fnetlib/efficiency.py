@@ -307,7 +307,8 @@ def _record(params: EfficiencyParams, setting: Setting, device_name: str, ours: 
         status="finished" if finished else "failed", error=ours.error,
         params=record_params(params, setting, device_name),
         timing=timing(ours, contenders) if finished else {},
-        memory={f"{kind}_peak_bytes": ours.peaks[kind] for kind in ("train", "infer")} if finished else {},
+        # A CUDA graph's memory is a pool of its own, not what the allocator counts.
+        memory={f"{kind}_peak_bytes": ours.peaks[kind] for kind in ("train", "infer")} if finished and setting.mode != "graphs" else {},
         flops=None if peer else Flops(value=sum(flops.flops(_as_run(ours), setting.batch, setting.length, ours.padded).values()),
                                       method="analytic"),
         parameters=Parameters(total=total, trainable=total) if total else None,

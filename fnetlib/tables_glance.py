@@ -18,7 +18,8 @@ LENGTHS = (512, 2048, 8192)
 def glance(results: Results) -> Table:
     """Scores with the share of BERT's lead over chance, of several seeds only, and training speed against BERT's."""
     runs = results.primary
-    wanted = runs[runs.training.isin(RECIPES)]
+    wanted = runs[runs.training.isin(RECIPES)].groupby(GROUP, sort=False).filter(
+        lambda group: group.training.iloc[0] != "recovery" or bool(group.minutes.gt(0).any()))  # without a student it shows nothing
     runs = wanted if len(wanted) else runs[runs.training == (runs.training.iloc[0] if len(runs) else "")]
     data = cells(runs)
     data = data[(data.n > 1) | data.failed.gt(0) | data.diverged.gt(0)] if (data.n > 1).any() else data

@@ -45,7 +45,8 @@ def _measurement(record: Record) -> dict[str, Any]:
         "padded": str(record.model).endswith(PADDED), "run_id": record.run_id, "status": record.status, "error": record.error, "model": record.model,
         "device": record.env.get("device"), "device_name": record.env.get("device_name"),
         **{name: params.get(name) for name in (*SETTING[1:], "length", "batch")},
-        **{name: record.memory.get(name) for name in _COUNTS[:2]},
+        # A CUDA graph's memory is a pool of its own, not what the allocator counts.
+        **{name: record.memory.get(name) if params.get("mode") != "graphs" else None for name in _COUNTS[:2]},
         "flops": record.flops.value if record.flops else None,
     }
     for kind in KINDS:
@@ -84,23 +85,26 @@ SUMMARISED = {"gpu": "bf16", "cpu": "fp32"}  # the precision that one would run
 
 def fastest(records: list[Record]) -> pd.DataFrame:
     """Every model in its fastest mode, of those measured (eager, compiled; backends): one row a (where, length, kind, model)
-    with `seconds`, `peak_bytes`, and how many times as fast it is as the bound, BERT and the best peer, each in its own
-    fastest mode. BERT-base shape; bf16 on a GPU, fp32 on a CPU; ratios are of medians, since modes are different rounds.
+    with `seconds`, `peak_bytes` (of the fastest mode that has them), and how many times as fast it is as the bound, BERT and the best peer, each in its own
+    fastest mode. BERT-base shape; bf16 on a GPU, fp32 on a CPU; ratios are of medians, since modes are different rounds. The
+    device that most was measured on comes first.
     """
     data = speed_frame(records)
     data = data[(data["shape"] == "bert-base") & (data["status"] == "finished") & ~data["padded"].astype(bool)]
     data = data.assign(where=["gpu" if str(device).startswith("cuda") else "cpu" for device in data["device"]])
     rows = []
+    data = data.assign(measured=data.groupby("device_name")["length"].transform("size")).sort_values("measured", ascending=False, kind="stable")
     for (where, name, length, tokens), group in data.groupby(["where", "device_name", "length", "tokens"], sort=False):
         group = group[group["precision"] == SUMMARISED[where]]
         for kind in KINDS:
             best = group.dropna(subset=f"{kind}_s").sort_values(f"{kind}_s").drop_duplicates("model").set_index("model")
-            seconds = best[f"{kind}_s"].astype(float)
+            seconds, peaks = best[f"{kind}_s"].astype(float), group.dropna(subset=f"{kind}_peak_bytes").sort_values(f"{kind}_s")
+            peaks = peaks.drop_duplicates("model").set_index("model")[f"{kind}_peak_bytes"]
             peers = seconds[seconds.index.isin(PEER_NAMES)]
             rivals = {"vs_bound": seconds.get("bound"), "vs_bert": seconds.get("bert"),
                       "vs_best_peer": peers.min() if len(peers) else None}
             rows += [{"where": where, "device_name": name, "tokens": tokens, "length": length, "kind": kind, "model": model,
-                      "is_peer": model in PEER_NAMES, "mode": best["mode"][model], "seconds": own, "peak_bytes": best[f"{kind}_peak_bytes"][model],
+                      "is_peer": model in PEER_NAMES, "mode": best["mode"][model], "seconds": own, "peak_bytes": peaks.get(model),
                       **{against: None if other is None else other / own for against, other in rivals.items()}}
                      for model, own in seconds.items()]
     return pd.DataFrame(rows, columns=["where", "device_name", "tokens", "length", "kind", "model", "is_peer", "mode", "seconds",
