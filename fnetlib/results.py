@@ -152,7 +152,7 @@ def load(preset: str, results: str | Path = "auto") -> Results:
                                         for r, old in zip(finetune.itertuples(), earlier)])
     runs = [with_minutes(record, adapt) for record in finetune.record]
     finetune = finetune.assign(record=runs, minutes=[r.adapted.minutes if r.adapted else 0.0 for r in runs])
-    runs = _ordered(finetune.assign(label=labels(runs), note=[data_note(record) for record in runs]))
+    runs = _ordered(finetune.assign(label=labels(runs, finetune.teacher), note=[data_note(record) for record in runs]))
     tag = data_tag([*runs.record, *transfer])
     return Results(folder, preset, wanted, runs, efficiency, tag, transfer, adapt, earlier=sum(earlier))
 
@@ -195,15 +195,15 @@ def settings(record: Record) -> dict[str, Any]:
     }
 
 
-def labels(records: list[Record]) -> list[str]:
-    """Names for tables. Runs that differ in more than the seed are no repetitions: they get what differs.
+def labels(records: list[Record], teachers: Iterable[Any] | None = None) -> list[str]:
+    """Names for tables; teachers: names of the records' own, if they are shown under others. Runs that differ in more than the seed are no repetitions: they get what differs.
 
     So `fnet` trained for 3 and for 5 epochs under one training recipe is `fnet [epochs=3]` and `fnet [epochs=5]`.
     """
     names = [label(record) for record in records]
     groups: dict[tuple, list[int]] = {}
-    for i, record in enumerate(records):
-        teacher = record.teacher.name if record.teacher else None
+    teachers = list(teachers) if teachers is not None else [r.teacher.name if r.teacher else None for r in records]
+    for i, (record, teacher) in enumerate(zip(records, teachers, strict=True)):
         groups.setdefault((record.training, teacher, record.task, names[i]), []).append(i)
     for indices in groups.values():
         found = {i: settings(records[i]) for i in indices}

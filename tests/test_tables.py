@@ -20,6 +20,7 @@ from fnetlib import plots, plots_repair, readme, tables, tables_glance, tables_r
 from fnetlib.config import recipe
 from fnetlib.params import AnalysisParams
 from fnetlib.presets import load_preset
+from fnetlib.results import labels
 from fnetlib.records import RecordStore
 from fnetlib.results import (
     MixedData, NoRecords, ResultsError, data_tag, is_ablation, labels, load, model_key, precision_pair, training_key,
@@ -215,6 +216,11 @@ def test_runs_of_a_teacher_that_was_trained_again_are_shown_under_their_weights(
     assert dict(zip(results.finetune.seed, results.finetune.teacher)) == {
         1: f"minilm-mlm-100 (weights {ours.teacher.fingerprint[:4]})", 2: "minilm"}
     assert "1 runs answer nothing here: their teacher has been trained again" in tables.missing(results).markdown()
+
+
+def test_runs_under_two_teachers_are_no_two_ways_to_run_the_same():
+    records = [finetune_record(values={"epochs": 3}), finetune_record(seed=2, values={"epochs": 5})]
+    assert labels(records) == ["bert [epochs=3]", "bert [epochs=5]"] and labels(records, ["old", "new"]) == ["bert", "bert"]
 
 
 def test_every_point_of_a_grid_counts_as_missing_until_it_is_there(made):
