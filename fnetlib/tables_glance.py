@@ -11,7 +11,7 @@ from .results import GROUP, Results, cells, footnotes, model_key, tagged, task_t
 from .tables import NONE, Table, bert_is_clear, mean_sd, number
 from .tables_speed import fastest
 
-RECIPES = ("tuned", "recovery")  # as they are, and after training on; without either, the first recipe there is
+RECIPES = ("tuned", "tuned_plain", "recovery")  # as they are, and after training on; without any, the first recipe there is
 LENGTHS = (512, 2048, 8192)
 
 
@@ -19,7 +19,7 @@ def glance(results: Results) -> Table:
     """Scores with the share of BERT's lead over chance, of several seeds only, and training speed against BERT's."""
     runs = results.primary
     wanted = runs[runs.training.isin(RECIPES)].groupby(GROUP, sort=False).filter(
-        lambda group: group.training.iloc[0] != "recovery" or bool(group.minutes.gt(0).any()))  # without a student it shows nothing
+        lambda group: group.training.iloc[0] == RECIPES[0] or bool(group.minutes.gt(0).any()))  # the others only with students
     runs = wanted if len(wanted) else runs[runs.training == (runs.training.iloc[0] if len(runs) else "")]
     data = cells(runs)
     data = data[(data.n > 1) | data.failed.gt(0) | data.diverged.gt(0)] if (data.n > 1).any() else data

@@ -55,6 +55,8 @@ def test_large_log_weights_do_not_overflow():
     out = made(x, Sequence(filter=plan_filter(torch.ones(2, 9, dtype=torch.bool), "matmul")))
     out.sum().backward()
     assert out.isfinite().all() and all(p.grad.isfinite().all() for p in made.parameters())
+    half = mixer(spread=60.0).half()(x.half(), Sequence(filter=plan_filter(torch.ones(2, 9, dtype=torch.bool), "matmul")))
+    assert half.dtype == torch.float16 and half.isfinite().all()
 
 
 @pytest.fixture()

@@ -50,13 +50,14 @@ class GatedFilterMixer(nn.Module):
         taps = self.log_filter[:, self.longest - length: self.longest + length - 1].float()
 
         # Gates and taps are scaled by their largest, as in softmax: exp never overflows. Where the largest of both do not meet,
-        # all may underflow: then it is next to nothing, not the logarithm of 0.
+        # all may underflow: then it is next to nothing, not the logarithm of 0 (and in fp16 its inverse is finite).
         highest, peak = logits.amax(2, keepdim=True), taps.amax(-1)
         gate, taps = (logits - highest).exp(), (taps - peak[:, None]).exp()
         convolve = toeplitz if plan.backend == "matmul" else fft_convolve
         gated = gate.to(values.dtype) * values
         summed = convolve(gated, taps)
-        weights = convolve(gate.to(values.dtype), taps).float().clamp(min=1e-12)  # [batch, heads, seq, gates]
+        weights = convolve(gate.to(values.dtype), taps).float()  # [batch, heads, seq, gates]
+        weights = weights.clamp(min=2e-5 if values.dtype == torch.float16 else 1e-12)
         inner = weights.log() + (highest + peak[:, None, None])
         first = plan.ends[:, :1, :, None, None]  # [batch, 1, seq, 1, 1]; its row is the pooling's
         shares = torch.cat([inner[..., None], ends[..., None, :].expand(*inner.shape, 2)], -1).softmax(-1) * (1 - first)
