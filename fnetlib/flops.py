@@ -90,8 +90,8 @@ def filter_flops(n: int, d: int, heads: int, backend: str) -> float:
 
 def gated_flops(n: int, d: int, heads: int, backend: str) -> float:
     """2 n d² for the values, convolutions of d columns and a sum of weights a head; 8 n d a head for four numbers a
-    token (its gate, what it takes from both ends, its gate for the first token), 10 n d to apply the last three."""
-    return 2.0 * n * d * d + convolution_flops(n, d + heads, backend) + 8.0 * n * d * heads + 10.0 * n * d
+    token (its gate, what it takes from both ends, its gate for the first token), 12 n d to apply the last three."""
+    return 2.0 * n * d * d + convolution_flops(n, d + heads, backend) + 8.0 * n * d * heads + 12.0 * n * d
 
 
 def aft_flops(n: int, d: int, heads: int, backend: str) -> float:
@@ -102,11 +102,11 @@ def aft_flops(n: int, d: int, heads: int, backend: str) -> float:
 
 def taylor_flops(n: int, d: int, heads: int, backend: str) -> float:
     """6 n d² for queries, keys and values, convolutions as in the gated filter, 6 n d a head for three numbers a token; with
-    e = d/heads 4 n d e for the covariances there and back, 4 n d + 2 d e for means, 8 n d for the ends, 6 n d for the
-    first token's attention."""
+    e = d/heads 4 n d e for the covariances there and back, 4 n d + 4 d e for means, 16 n d for the ends and the first token's
+    attention."""
     size = d // heads
     return (6.0 * n * d * d + convolution_flops(n, d + heads, backend) + 6.0 * n * d * heads + 4.0 * n * d * size
-            + 2.0 * d * size + 18.0 * n * d)
+            + 4.0 * d * size + 20.0 * n * d)
 
 
 def mixing_flops(config: BertConfig, mixer: str, seq: int, masked: bool = False) -> tuple[str, float]:
