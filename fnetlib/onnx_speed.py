@@ -46,9 +46,14 @@ class Runtime:
 
 def measure(params: EfficiencyParams, store: RecordStore, clock: Callable[[], float] = time.perf_counter) -> list[Record]:
     """One record of stage `onnx` for each (recipe, length); those that exist are kept. Peers and padded batches are not
-    exported. Raises ParameterError where the extra `onnx` is not installed."""
+    exported. Of a device that is elsewhere (`-p device NAME`) its records are shown, nothing is measured. Raises
+    ParameterError where the extra `onnx` is not installed."""
     names = [name for name in params.all_models if name not in PEER_NAMES and not name.endswith(PADDED)]
     lengths, device = [int(n) for n in params.lengths.split(",")], environment("cpu", "fp32")["device_name"]
+    here, asked = efficiency.resolve_device(params)
+    if here is None:
+        return [r for name in names for n in lengths for r in store.all("onnx")
+                if (r.model, r.params["length"], r.params["device"], r.params["shape"]) == (name, n, asked, params.shape)]
     kept = {(name, n): None if params.force else store.get(run_id(params, name, n, device)) for name in names for n in lengths}
     with tqdm(names, unit="model", desc="onnxruntime") as bar:
         for name in bar:

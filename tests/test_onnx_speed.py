@@ -26,6 +26,9 @@ def test_measured_once_with_the_same_logits(tmp_path, monkeypatch):
     assert all(r.timing["onnxruntime"]["n"] == 3 and r.env["versions"]["onnxruntime"] for r in made)
     monkeypatch.setattr(onnx_speed, "_measure_model", lambda *_: pytest.fail("measured again"))
     assert onnx_speed.measure(params, store) == made
+    named = params.model_copy(update={"device": made[0].params["device"]})
+    assert onnx_speed.measure(named, store) == made  # by its name, whatever this machine is
+    assert onnx_speed.measure(params.model_copy(update={"device": "another CPU"}), store) == []
     shown = onnx_speed.table(made)
     assert shown.data.loc[shown.data["model"] == "bert", "vs_bert"].eq(1).all() and len(shown.sections[""]) == 4
     assert "onnx=True" in onnx_speed.table([]).markdown()
