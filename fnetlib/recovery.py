@@ -7,6 +7,7 @@ also where it was given the same extra minutes; the best constant prediction is 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
@@ -21,13 +22,13 @@ from .tables import NONE, Table, heading, mean_sd, number
 
 TASK_SECONDS = ("task_teacher_s", "task_states_s")  # of task distillation, before the student's own fine-tuning
 COLUMNS = [*GROUP, "task", "model", "minutes", "method", "metric", "mean", "sd", "n", "recovery", "low", "high", "pairs",
-           "chance", "note"]
+           "chance", "note", "examples"]
 
 
 def frame(results: Results) -> pd.DataFrame:
     """One row a (training, teacher, task, model, minutes, method), where some student of the group is adapted.
 
-    `recovery`: mean lead over chance as a share of BERT's, at the seeds that both have (`pairs`), `low` and `high` its
+    `examples`: training examples where not all were used, else 0. `recovery`: mean lead over chance as a share of BERT's, at the seeds that both have (`pairs`), `low` and `high` its
     bootstrap interval over seeds; None without a BERT that beats chance.
     """
     runs = results.primary
@@ -44,7 +45,8 @@ def frame(results: Results) -> pd.DataFrame:
             share = paired_recovery(part.drop_duplicates("seed").set_index("seed")["last"], bert, floor)
             minutes = round(minutes + part["task_minutes"].mean(), 2)
             rows.append([*key, model, minutes, method, next(iter(part["metric"].dropna()), None), score.mean, score.sd, score.n,
-                         share.mean, share.low, share.high, share.n, floor, "; ".join(sorted(set(filter(None, part["note"]))))])
+                         share.mean, share.low, share.high, share.n, floor, "; ".join(sorted(set(filter(None, part["note"])))),
+                         max(r.params.get("train_size", 0) for r in part.record)])
     data = pd.DataFrame(rows, columns=COLUMNS)
     order = sorted(data.index, key=lambda i: (model_key(data["model"][i]), data["minutes"][i], data["method"][i]))
     return data.loc[order].reset_index(drop=True)
@@ -65,7 +67,7 @@ def table(results: Results) -> Table:
         for r in group.itertuples():
             row = rows.setdefault((r.model, r.minutes, r.method), {"Model": r.model, "Minutes": f"{r.minutes:g}",
                                                                    "Adapted by": r.method or NONE})
-            name = task_title(r.task, [r.note] if r.note else [])
+            name = _title(r.task, [r.note] if r.note else [], r.examples)
             row[f"{name} {metric_title([r.metric])}"] = mean_sd(r.mean, r.sd, r.n)
             row[f"{name} recovery"] = _share(r)
         sections[heading(training, teacher)] = pd.DataFrame(rows.values())
@@ -79,6 +81,10 @@ def table(results: Results) -> Table:
     runs = results.primary
     return Table("recovery", tagged("Recovery by minutes of adaptation", results.tag), data, sections,
                  notes + (footnotes(runs[runs["task"].isin(set(data["task"]))]) if len(data) else []))
+
+
+def _title(task: str, notes: Iterable[str], examples: int) -> str:
+    return task_title(task, notes) + (f" ({examples:,} examples)" if examples else "")
 
 
 def _share(row: Any) -> str:
@@ -111,7 +117,7 @@ def figure(results: Results) -> Figure:
             axis.axhline(bert.iloc[0], color="#000000", lw=1, ls=":", zorder=0)
         if group["chance"].notna().any():
             axis.axhline(group["chance"].dropna().iloc[0], color="#777777", lw=1, ls="--", zorder=0)
-        axis.set_title(f"{task_title(task, set(filter(None, group['note'])))}\n{training}, {str(teacher).split('/')[-1]}", fontsize=9)
+        axis.set_title(f"{_title(task, set(filter(None, group['note'])), group['examples'].max())}\n{training}, {str(teacher).split('/')[-1]}", fontsize=9)
         axis.set(xlabel="minutes alone on the GPU", ylabel=metric_title(group["metric"]))
     marks = [plt.Line2D([], [], color="#555555", marker=marker, ls="", ms=5, label=label)
              for marker, label in (("o", "distilled, or the swap as it is"), ("s", "masked-LM"))]
@@ -128,7 +134,7 @@ def sentences(results: Results) -> list[str]:
         last = students.loc[students.groupby("model", sort=False)["minutes"].idxmax()] if len(students) else students
         parts = [f"`{r.model}` {number(100 * r.recovery, 0)}%"
                  + ("" if pd.isna(r.low) else f" [{number(100 * r.low, 0)}, {number(100 * r.high, 0)}]")
-                 + f" after {r.minutes:g} minutes" for r in last.itertuples()]
-        lines += [f"- **Recovery, {task_title(task, set(filter(None, group['note'])))}** (recipe `{training}`, teacher `{teacher}`), share of "
+                 + f" after {r.minutes:g} minute{'s' * (r.minutes != 1)}" for r in last.itertuples()]
+        lines += [f"- **Recovery, {_title(task, set(filter(None, group['note'])), group['examples'].max())}** (recipe `{training}`, teacher `{teacher}`), share of "
                   f"BERT's lead over chance, paired by seed: {'; '.join(parts)}."] * bool(parts)
     return lines

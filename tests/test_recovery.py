@@ -71,6 +71,14 @@ def test_without_a_bert_there_is_no_share(tmp_path):
     assert "| 0.720 ± 0.010 (3) | – |" in recovery.table(results).markdown()
 
 
+def test_a_part_of_the_training_examples_is_said(tmp_path):
+    few = {"values": {"train_size": 20000}}
+    results = results_of(tmp_path, [*runs("bert", 0.885, **few), *runs("fnet", 0.7, minutes=1, **few)])
+    assert set(recovery.frame(results)["examples"]) == {20000} and "QNLI (20,000 examples) recovery" in recovery.table(results).markdown()
+    line, = recovery.sentences(results)
+    assert line.startswith("- **Recovery, QNLI (20,000 examples)**") and line.endswith("after 1 minute.")
+
+
 def test_task_distillation_is_a_method_of_its_own_and_its_time_counts(tmp_path):
     plain, task = runs("fnet", 0.6, minutes=2), runs("fnet", 0.7, minutes=2, values={"distill_epochs": 2})
     task = [r.model_copy(update={"timing": {**r.timing, "task_teacher_s": 60.0, "task_states_s": 30.0}}) for r in task]
