@@ -69,7 +69,7 @@ def activations(config: BertConfig, batch: int, length: int, precision: str = "f
       sums, 4·h, and where the batch is `padded` the mask as numbers, c·length; or where attention is not `fused` the
       weights before and after dropout, (2·c + mask_bytes)·h·length
     - Fourier: nothing but the input of the projection, c·d, and that of the gain, c·d, where there are any: the
-      transform is linear. Once a batch its matrices, 8·length² an example (once more a layer under autocast)
+      transform is linear. Once a batch its matrices, 2·c·length² for each example of a padded batch
     - both LayerNorms' inputs, 2·4·d, means and deviations, 16; the feed-forward's input, c·d, and both sides of its
       activation, 2·c·i; `mask_bytes`·d for each dropout (torch keeps 1 byte an element on a GPU, 4 on a CPU)
     """
@@ -78,7 +78,7 @@ def activations(config: BertConfig, batch: int, length: int, precision: str = "f
     mixers = getattr(config, "mixers", None) or ["attention"] * config.num_hidden_layers
     ends = tokens * ((4 + mask) * d + 8) + tokens * 4 * d + 4 * 4 * batch * d  # embeddings, last state, pooler
     layers = sum(_layer(config, mixer, length, size, mask, mask_bytes, fused, padded) for mixer in mixers)
-    return round(tokens * layers + ends + _matrices(config, mixers.count("fourier"), batch, length, size))
+    return round(tokens * layers + ends + _matrices(config, mixers.count("fourier"), batch if padded else 1, length, size))
 
 
 def _layer(config: BertConfig, mixer: str, length: int, size: int, mask: int, mask_bytes: int, fused: bool,
@@ -95,12 +95,13 @@ def _layer(config: BertConfig, mixer: str, length: int, size: int, mask: int, ma
 
 
 def _matrices(config: BertConfig, layers: int, batch: int, length: int, size: int) -> int:
-    """Cosines and sines of the Fourier layers, and their casts."""
+    """Cosines and sines of the Fourier layers: the sequence axis' once a batch, for each of `batch` lengths, the hidden axis' cast
+    anew in each layer."""
     if not layers or flops.choose_backend(config.backend, length) != "matmul":
         return 0
     sequence = 2 * length**2 * (batch if config.padding == "mask" else 1)
     hidden = 2 * config.hidden_size * (config.hidden_size // 2 + 1)
-    return 4 * sequence + (layers * size * (sequence + hidden) if size < 4 else 0)
+    return size * sequence + (layers * size * hidden if size < 4 else 0)
 
 
 def training_seconds(config: BertConfig, task: str, examples: int, params: FinetuneParams) -> float | None:
