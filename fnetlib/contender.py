@@ -1,7 +1,7 @@
 """One model of an efficiency block: how it is built, what a training step and an inference step of it are.
 
-Eager, compiled whole, or layer by layer; in mode `graphs` each compiled layer's kernels are recorded as a CUDA graph, forward and
-backward, and launched at once, so that little time goes into launches.
+Eager, compiled whole, or layer by layer; in mode `graphs` each compiled layer's kernels are recorded as a CUDA graph,
+forward and backward, and launched at once, so that little time goes into launches.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Contender:
         self.call = torch.compile(self.model, dynamic=False) if s.mode == "compiled" else self.model
         if s.mode in ("layers", "graphs"):
             for layer in layers_of(self.model):
-                layer.compile(dynamic=False, **({"options": GRAPHS} if s.mode == "graphs" else {}))
+                layer.compile(dynamic=False, options=GRAPHS if s.mode == "graphs" else None)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5, fused=True)
         self.scaler = torch.amp.GradScaler(s.device, enabled=s.precision == "fp16")
         self.batch = {"input_ids": torch.randint(0, self.config.vocab_size, (s.batch, s.length)).to(s.device),

@@ -202,7 +202,7 @@ def _set_up(contender: Contender) -> None:
     for kind in KINDS:
         contender.prepare(kind)
         contender.step(kind)  # compiles; allocates the optimiser's state
-        if device == "cuda":
+        if device == "cuda" and contender.setting.mode != "graphs":  # whose memory is a pool that the allocator does not count
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
             contender.step(kind)
@@ -211,7 +211,7 @@ def _set_up(contender: Contender) -> None:
         if "attention" in getattr(contender.config, "mixers", ["attention"]):
             contender.kernels[kind] = attention_kernels(contender, kind)
         if contender.setting.mode == "graphs":
-            for _ in range(2):  # the first runs of a compiled layer are launched one by one, then recorded
+            for _ in range(3):  # the first runs of a compiled layer are launched one by one, then recorded
                 contender.step(kind)
 
 
@@ -307,8 +307,7 @@ def _record(params: EfficiencyParams, setting: Setting, device_name: str, ours: 
         status="finished" if finished else "failed", error=ours.error,
         params=record_params(params, setting, device_name),
         timing=timing(ours, contenders) if finished else {},
-        # A CUDA graph's memory is a pool of its own, not what the allocator counts.
-        memory={f"{kind}_peak_bytes": ours.peaks[kind] for kind in ("train", "infer")} if finished and setting.mode != "graphs" else {},
+        memory={f"{kind}_peak_bytes": ours.peaks[kind] for kind in ("train", "infer")} if finished else {},
         flops=None if peer else Flops(value=sum(flops.flops(_as_run(ours), setting.batch, setting.length, ours.padded).values()),
                                       method="analytic"),
         parameters=Parameters(total=total, trainable=total) if total else None,

@@ -8,10 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import torch
-from filelock import FileLock
 from transformers import (
     DataCollatorWithPadding, PreTrainedModel, PrinterCallback, ProgressCallback, Trainer, TrainingArguments,
 )
@@ -19,7 +17,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from .callbacks import Bar, EpochLine, Pace, TimedCheckpoint, watched
 from .compiling import compiled, room_for
-from .hub import in_notebook
+from .hub import cache_lock, in_notebook
 from .metrics import GlueMetric
 from .params import FinetuneParams
 from .tasks import TaskData
@@ -38,12 +36,9 @@ def make_trainer(params: FinetuneParams, data: TaskData, teacher: Teacher, stude
     def tokenize(examples):
         return tokenizer(*(examples[c] for c in columns), truncation=True, max_length=max_length)
 
-    cache = Path(datasets.config.HF_DATASETS_CACHE)
-    cache.mkdir(parents=True, exist_ok=True)
-
     def prepare(split):
         extra = [c for c in split.column_names if c != "label"]
-        with FileLock(cache / f"fnetlib-tokens-{split._fingerprint}.lock"):  # runs that start together wait for the first
+        with cache_lock(f"tokens-{split._fingerprint}"):
             return split.map(tokenize, batched=True, remove_columns=extra)
 
     validation = {name.removeprefix("validation_"): prepare(split) for name, split in data.validation.items()}

@@ -6,8 +6,10 @@ import functools
 import sys
 import urllib.error
 import urllib.request
+from pathlib import Path
 from typing import Callable, TypeVar
 
+from filelock import FileLock
 from huggingface_hub import constants
 
 from .errors import ParameterError
@@ -62,6 +64,15 @@ def _state(switched_off: bool) -> str:
 
 def _first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
+
+
+def cache_lock(name: str) -> FileLock:
+    """To be held while datasets' cache is filled: runs that start together wait for the first, and find its work there."""
+    import datasets
+
+    cache = Path(datasets.config.HF_DATASETS_CACHE)
+    cache.mkdir(parents=True, exist_ok=True)
+    return FileLock(cache / f"fnetlib-{name}.lock")
 
 
 def banner(text: str) -> None:

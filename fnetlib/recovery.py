@@ -71,9 +71,10 @@ def table(results: Results) -> Table:
             row[f"{name} {metric_title([r.metric])}"] = mean_sd(r.mean, r.sd, r.n)
             row[f"{name} recovery"] = _share(r)
         sections[heading(training, teacher)] = pd.DataFrame(rows.values())
-    notes = ["*Minutes* of adaptation beyond the teacher: the budget given, or more where a run that had the device "
-             "alone took more; nothing given, by that run's pace, without one its own on a shared device, an upper bound; *+task*: with the teacher's fine-tuning on the task and "
-             "the distillation of its states, *+pairs* on pairs too that nobody labelled. *Recovery* = (score − chance)/(BERT − chance), "
+    notes = ["*Minutes* of adaptation beyond the teacher: the budget given, reckoned by a pace, or more where a "
+             "run that had the device alone took more; where none was given by that run's pace, without one its own on a shared "
+             "device, an upper bound; *+task*: with the teacher's fine-tuning on the task and the distillation of its states, "
+             "*+pairs* on pairs too that nobody labelled. *Recovery* = (score − chance)/(BERT − chance), "
              "means over the seeds that both have, [95% bootstrap interval over seeds] (pairs); BERT is the same teacher's, "
              "fine-tuned by the same recipe without extra minutes."]
     if data.empty:
@@ -133,7 +134,7 @@ def sentences(results: Results) -> list[str]:
         students = group[group["model"].ne("bert") & group["minutes"].gt(0) & group["recovery"].notna()]
         last = students.loc[students.groupby("model", sort=False)["minutes"].idxmax()] if len(students) else students
         parts = [f"`{r.model}` {number(100 * r.recovery, 0)}%"
-                 + ("" if pd.isna(r.low) else f" [{number(100 * r.low, 0)}, {number(100 * r.high, 0)}]")
+                 + ("" if pd.isna(r.low) else f" [{number(100 * r.low, 0)}, {number(100 * r.high, 0)}]") + f" (n={r.pairs})"
                  + f" after {r.minutes:g} minute{'s' * (r.minutes != 1)}" for r in last.itertuples()]
         lines += [f"- **Recovery, {_title(task, set(filter(None, group['note'])), group['examples'].max())}** (recipe `{training}`, teacher `{teacher}`), share of "
                   f"BERT's lead over chance, paired by seed: {'; '.join(parts)}."] * bool(parts)

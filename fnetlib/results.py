@@ -196,9 +196,10 @@ def settings(record: Record) -> dict[str, Any]:
 
 
 def labels(records: list[Record], teachers: Iterable[Any] | None = None) -> list[str]:
-    """Names for tables; teachers: names of the records' own, if they are shown under others. Runs that differ in more than the seed are no repetitions: they get what differs.
+    """Names for tables. Runs that differ in more than the seed are no repetitions: they get what differs.
 
     So `fnet` trained for 3 and for 5 epochs under one training recipe is `fnet [epochs=3]` and `fnet [epochs=5]`.
+    teachers: the names that the records' teachers are shown under; None: their own.
     """
     names = [label(record) for record in records]
     groups: dict[tuple, list[int]] = {}

@@ -45,7 +45,7 @@ def _measurement(record: Record) -> dict[str, Any]:
         "padded": str(record.model).endswith(PADDED), "run_id": record.run_id, "status": record.status, "error": record.error, "model": record.model,
         "device": record.env.get("device"), "device_name": record.env.get("device_name"),
         **{name: params.get(name) for name in (*SETTING[1:], "length", "batch")},
-        # A CUDA graph's memory is a pool of its own, not what the allocator counts.
+        # The first records of CUDA graphs have memory, which was not all of it (ERRATA).
         **{name: record.memory.get(name) if params.get("mode") != "graphs" else None for name in _COUNTS[:2]},
         "flops": record.flops.value if record.flops else None,
     }
@@ -85,15 +85,16 @@ SUMMARISED = {"gpu": "bf16", "cpu": "fp32"}  # the precision that one would run
 
 def fastest(records: list[Record]) -> pd.DataFrame:
     """Every model in its fastest mode, of those measured (eager, compiled; backends): one row a (where, length, kind, model)
-    with `seconds`, `peak_bytes` (of the fastest mode that has them), and how many times as fast it is as the bound, BERT and the best peer, each in its own
-    fastest mode. BERT-base shape; bf16 on a GPU, fp32 on a CPU; ratios are of medians, since modes are different rounds. The
-    device that most was measured on comes first.
+    with `seconds`, `peak_bytes` (of the fastest mode that has them), and how many times as fast it is as the bound, BERT and
+    the best peer, each in its own fastest mode. BERT-base shape; bf16 on a GPU, fp32 on a CPU; ratios are of medians, since
+    modes are different rounds. The device that most was measured on comes first.
     """
     data = speed_frame(records)
     data = data[(data["shape"] == "bert-base") & (data["status"] == "finished") & ~data["padded"].astype(bool)]
     data = data.assign(where=["gpu" if str(device).startswith("cuda") else "cpu" for device in data["device"]])
     rows = []
-    data = data.assign(measured=data.groupby("device_name")["length"].transform("size")).sort_values("measured", ascending=False, kind="stable")
+    measured = data.groupby("device_name")["length"].transform("size")
+    data = data.assign(measured=measured).sort_values("measured", ascending=False, kind="stable")
     for (where, name, length, tokens), group in data.groupby(["where", "device_name", "length", "tokens"], sort=False):
         group = group[group["precision"] == SUMMARISED[where]]
         for kind in KINDS:

@@ -8,16 +8,14 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pyarrow.parquet as pq
 import torch
 from datasets import Dataset, load_dataset
-from filelock import FileLock
 from transformers import PreTrainedTokenizerBase
 
 from . import records
-from .hub import from_hub
+from .hub import cache_lock, from_hub
 from .params import ParameterError
 
 HUB_NAME, HUB_CONFIG = "wikimedia/wikipedia", "20231101.en"
@@ -146,9 +144,7 @@ def pack(documents: Dataset, tokenizer: PreTrainedTokenizerBase, length: int) ->
         return {"input_ids": [[start, *stream[i:i + body], end] for i in cuts]}
 
     identity = _identity(documents, tokenizer, length)
-    cache = Path(datasets.config.HF_DATASETS_CACHE)
-    cache.mkdir(parents=True, exist_ok=True)
-    with FileLock(cache / f"fnetlib-pack-{identity}.lock"):  # runs that start together wait for the first
+    with cache_lock(f"pack-{identity}"):
         packed = documents.map(sequences, input_columns="text", batched=True, batch_size=500, remove_columns="text",
                                num_proc=processes(documents), new_fingerprint=identity)
     return packed.with_format("torch")

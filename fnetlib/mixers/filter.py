@@ -21,6 +21,8 @@ from torch import nn
 from .base import Sequence
 from .fourier import choose_backend
 
+NEVER = -1e30  # a log weight: exp of it is 0, and it may be a sum's largest term without a NaN
+
 
 class FilterPlan(NamedTuple):
     """Which tokens are what, for one batch; each `[batch, seq]`. Real tokens are contiguous, padding is at one end.
@@ -39,8 +41,6 @@ class FilterPlan(NamedTuple):
     not_real: torch.Tensor
     no_end: torch.Tensor
 
-
-NEVER = -1e30  # exp of it is 0, and a sum's largest term may be it without a NaN
 
 def plan_filter(real: torch.Tensor, backend: str) -> FilterPlan:
     """Prepare one batch, shared by all layers. real: `[batch, seq]` bool."""
