@@ -30,7 +30,8 @@ STUDY_MODELS = ["bert", "fnet-naive", "fnet-paper", "fnet", "hybrid-2"]  # what 
 STUDY = {"epochs": 5, "learning_rate": 2e-5, "batch_size": 16, "weight_decay": 0.01, "warmup": 0.0,
          "accumulate": 1, "max_length": 512, "train_size": 0, "eval_size": 0}
 # What the study did without. A run's record has these only where they differ, so that they rename no finished run.
-EXTRAS = {"distill_epochs": 0, "distill_pairs": 0.0, "distill_rate": 0.0, "expert_epochs": 0, "compile": "no", "pad_to": 1, "group_by_length": False}
+EXTRAS = {"distill_epochs": 0, "distill_pairs": 0.0, "distill_rate": 0.0, "expert_epochs": 0, "compile": "no", "pad_to": 1,
+          "group_by_length": False}
 
 
 def _no_bool(value: Any) -> Any:

@@ -7,7 +7,6 @@ also where it was given the same extra minutes; the best constant prediction is 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
@@ -28,8 +27,8 @@ COLUMNS = [*GROUP, "task", "model", "minutes", "method", "metric", "mean", "sd",
 def frame(results: Results) -> pd.DataFrame:
     """One row a (training, teacher, task, model, minutes, method), where some student of the group is adapted.
 
-    `examples`: training examples where not all were used, else 0. `recovery`: mean lead over chance as a share of BERT's, at the seeds that both have (`pairs`), `low` and `high` its
-    bootstrap interval over seeds; None without a BERT that beats chance.
+    `recovery`: mean lead over chance as a share of BERT's, at the seeds that both have (`pairs`), `low` and `high` its
+    bootstrap interval over seeds; None without a BERT that beats chance. `examples`: training examples, 0 where all were used.
     """
     runs = results.primary
     runs = runs.assign(method=[_method(r) for r in runs.record],
@@ -64,12 +63,12 @@ def table(results: Results) -> Table:
     data, sections = frame(results), {}
     for (training, teacher), group in data.groupby(GROUP, sort=False, dropna=False):
         rows: dict[tuple, dict[str, Any]] = {}
+        names = {task: _title(task, part) for task, part in group.groupby("task", sort=False)}
         for r in group.itertuples():
             row = rows.setdefault((r.model, r.minutes, r.method), {"Model": r.model, "Minutes": f"{r.minutes:g}",
                                                                    "Adapted by": r.method or NONE})
-            name = _title(r.task, [r.note] if r.note else [], r.examples)
-            row[f"{name} {metric_title([r.metric])}"] = mean_sd(r.mean, r.sd, r.n)
-            row[f"{name} recovery"] = _share(r)
+            row[f"{names[r.task]} {metric_title([r.metric])}"] = mean_sd(r.mean, r.sd, r.n)
+            row[f"{names[r.task]} recovery"] = _share(r)
         sections[heading(training, teacher)] = pd.DataFrame(rows.values())
     notes = ["*Minutes* of adaptation beyond the teacher: the budget given, reckoned by a pace, or more where a "
              "run that had the device alone took more; where none was given by that run's pace, without one its own on a shared "
@@ -84,8 +83,10 @@ def table(results: Results) -> Table:
                  notes + (footnotes(runs[runs["task"].isin(set(data["task"]))]) if len(data) else []))
 
 
-def _title(task: str, notes: Iterable[str], examples: int) -> str:
-    return task_title(task, notes) + (f" ({examples:,} examples)" if examples else "")
+def _title(task: str, rows: pd.DataFrame) -> str:
+    """The task of these rows, with a mark for what its data's note says, and the training examples where not all were used."""
+    examples = rows["examples"].max()
+    return task_title(task, set(filter(None, rows["note"]))) + (f" ({examples:,} examples)" if examples else "")
 
 
 def _share(row: Any) -> str:
@@ -118,7 +119,7 @@ def figure(results: Results) -> Figure:
             axis.axhline(bert.iloc[0], color="#000000", lw=1, ls=":", zorder=0)
         if group["chance"].notna().any():
             axis.axhline(group["chance"].dropna().iloc[0], color="#777777", lw=1, ls="--", zorder=0)
-        axis.set_title(f"{_title(task, set(filter(None, group['note'])), group['examples'].max())}\n{training}, {str(teacher).split('/')[-1]}", fontsize=9)
+        axis.set_title(f"{_title(task, group)}\n{training}, {str(teacher).split('/')[-1]}", fontsize=9)
         axis.set(xlabel="minutes alone on the GPU", ylabel=metric_title(group["metric"]))
     marks = [plt.Line2D([], [], color="#555555", marker=marker, ls="", ms=5, label=label)
              for marker, label in (("o", "distilled, or the swap as it is"), ("s", "masked-LM"))]
@@ -136,6 +137,6 @@ def sentences(results: Results) -> list[str]:
         parts = [f"`{r.model}` {number(100 * r.recovery, 0)}%"
                  + ("" if pd.isna(r.low) else f" [{number(100 * r.low, 0)}, {number(100 * r.high, 0)}]") + f" (n={r.pairs})"
                  + f" after {r.minutes:g} minute{'s' * (r.minutes != 1)}" for r in last.itertuples()]
-        lines += [f"- **Recovery, {_title(task, set(filter(None, group['note'])), group['examples'].max())}** (recipe `{training}`, teacher `{teacher}`), share of "
+        lines += [f"- **Recovery, {_title(task, group)}** (recipe `{training}`, teacher `{teacher}`), share of "
                   f"BERT's lead over chance, paired by seed: {'; '.join(parts)}."] * bool(parts)
     return lines
