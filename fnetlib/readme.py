@@ -11,7 +11,8 @@ from typing import Any
 import pandas as pd
 
 from . import (
-    choice, distilled, estimates, recovery, tables, tables_glance, tables_repair, tables_speed, tables_throughput, tables_training, xatl,
+    choice, distilled, estimates, recovery, tables, tables_glance, tables_gpus, tables_placement, tables_repair, tables_speed, tables_throughput,
+    tables_training, xatl,
 )
 from .presets import names as preset_names
 from .results import (
@@ -23,7 +24,8 @@ BLOCK = re.compile(r"(<!-- generated:(?P<name>\S+) -->\n)(?P<body>.*?)(<!-- /gen
 
 
 def summary(results: Results) -> dict[str, Any]:
-    """Headline figures under fixed names: `quality_study.<task>.<model>` and so on = {mean, sd, n, recovery}, and
+    """Headline figures under fixed names: `quality_study.<task>.<model>` and so on = {mean, sd, n, recovery}, `quality` being the tuned
+    recipe, with the adapted models `<model>@<minutes>min` of recovery.entries, and
     `ablation.<task>.<repair>` = {alone, left_out, shapley}, see tables_repair.ablation, `xatl.<student>`, see
     xatl.entries, `speed` and `memory`, see tables_speed.entries.
 
@@ -40,6 +42,8 @@ def summary(results: Results) -> dict[str, Any]:
         found.setdefault(name, {})[task] = {
             r.label: {"mean": _plain(r.mean), "sd": _plain(r.sd), "n": int(r.n), "recovery": _plain(r.recovery)}
             for r in group[group.teacher == teacher].itertuples()}
+    for task, models in recovery.entries(results).items():
+        found.setdefault("quality", {}).setdefault(task, {}).update(models)
     if shares := _ablation(results):
         found["ablation"] = shares
     if inherited := xatl.entries(results):
@@ -85,7 +89,8 @@ def write_summary(results: Results) -> Path:
 
 def findings(results: Results) -> str:
     """The main findings beside the table at a glance, as sentences: what repairs the swap, what inheriting saves, speed."""
-    parts = [tables_repair.ablation_sentences, xatl.sentences, recovery.sentences, tables_throughput.sentences, choice.sentences]
+    parts = [tables_repair.ablation_sentences, xatl.sentences, recovery.main_sentences, tables_placement.sentences,
+             tables_gpus.sentences, tables_throughput.sentences, choice.sentences]
     lines = [line for sentences in parts for line in sentences(results)]
     return "\n".join([*_synthetic(results), *lines, *(f"\n{note}" for note in footnotes(results.primary))]) + "\n"
 
@@ -94,7 +99,7 @@ def headline(results: Results) -> str:
     """All findings as sentences; every number in them is from the records."""
     return _sentences(results, [tables_repair.ablation_sentences, tables_repair.closed_form_sentences,
                                 tables_repair.padding_sentences, tables_training.precision_sentences, xatl.sentences,
-                                recovery.sentences])
+                                recovery.sentences, tables_placement.sentences, tables_gpus.sentences])
 
 
 def _sentences(results: Results, parts: list[Callable[[Results], list[str]]]) -> str:
@@ -147,7 +152,7 @@ SECTIONS: dict[str, Callable[[Results], str]] = {
         "published": tables.compared, "ablation": tables_repair.ablation, "closed_form": tables_repair.closed_form,
         "padding": tables_repair.padding, "precision": tables_training.precision, "grid": tables_training.grid,
         "teachers": tables_training.teachers, "xatl": xatl.table, "xatl-rates": xatl.rates, "xatl-glue": xatl.glue,
-        "recovery": recovery.table, "distilled": distilled.table, "choice": choice.choice, "speed": tables_speed.speed, "finetuning": tables_speed.finetuning,
+        "recovery": recovery.table, "placement": tables_placement.table, "gpus": tables_gpus.table, "distilled": distilled.table, "choice": choice.choice, "speed": tables_speed.speed, "finetuning": tables_speed.finetuning,
         "throughput": tables_throughput.table,
         "published-speed": tables_speed.published_speed}.items()},
 }

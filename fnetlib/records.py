@@ -269,20 +269,24 @@ PACE = ("adapt", "batch_size", "length", "shortest", "precision", "compile", "lo
 
 
 def solo_seconds(record: Record, others: Iterable[Record]) -> float | None:
-    """Seconds of training that an adaptation takes alone on the device: its own, or by the pace of one that ran alone
-    with the same model, batches and GPU (frozen weights only make it faster); None if there is none."""
+    """Seconds of training that an adaptation takes alone on the device; None if no run of its kind (same model, batches and
+    GPU) ever ran alone there. The pace is the fastest that was seen of its kind: sharing the device, and a start that weighs
+    on a short run, only slow one down."""
     def kind(r: Record) -> list[Any]:
-        return [r.model, r.env.get("device_name"), *(r.params.get(name) for name in PACE)]
+        return [r.model, r.env.get("device_name"), r.timing.get("processes") or 1, *(r.params.get(name) for name in PACE)]
 
-    alone = [r for r in (record, *others) if not r.timing["shared"] and kind(r) == kind(record) and r.timing["steps"]]
-    return record.timing["steps"] * alone[0].timing["train_seconds"] / alone[0].timing["steps"] if alone else None
+    same = [r for r in (record, *others) if kind(r) == kind(record) and r.timing.get("steps")
+            and (r is record or "freeze" not in r.params)]  # frozen weights make it faster
+    if all(r.timing["shared"] for r in same):
+        return None
+    return record.timing["steps"] * min(r.timing["train_seconds"] / r.timing["steps"] for r in same)
 
 
 def solo_minutes(record: Record, others: Iterable[Record]) -> float:
     """The budget of an adaptation in minutes: what it was given, or `solo_seconds` where that is more (a pace that was only
-    reckoned) or nothing was given; else its own on a shared device."""
+    reckoned) or nothing was given, to a tenth; else its own on a shared device."""
     given, alone = record.params.get("minutes", 0), solo_seconds(record, others)
-    return max(given, round((alone or 0) / 60, 2)) or round(record.timing["train_seconds"] / 60, 2)
+    return max(given, round((alone or 0) / 60, 1)) or round(record.timing["train_seconds"] / 60, 2)
 
 
 def _row(record: Record) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def table(results: Results) -> Table:
     data, sections = frame(results), {}
     for (training, teacher), group in data.groupby(GROUP, sort=False, dropna=False):
         rows: dict[tuple, dict[str, Any]] = {}
-        names = {task: _title(task, part) for task, part in group.groupby("task", sort=False)}
+        names = {task: title_of(part.iloc[0]) for task, part in group.groupby("task", sort=False)}
         for r in group.itertuples():
             row = rows.setdefault((r.model, r.minutes, r.method), {"Model": r.model, "Minutes": f"{r.minutes:g}",
                                                                    "Adapted by": r.method or NONE})
@@ -75,7 +75,8 @@ def table(results: Results) -> Table:
              "device, an upper bound; *+task*: with the teacher's fine-tuning on the task and the distillation of its states, "
              "*+pairs* on pairs too that nobody labelled. *Recovery* = (score − chance)/(BERT − chance), "
              "means over the seeds that both have, [95% bootstrap interval over seeds] (pairs); BERT is the same teacher's, "
-             "fine-tuned by the same recipe without extra minutes."]
+             "fine-tuned by the same recipe without extra minutes; its own extra "
+             "minutes are of masked-LM at the students' rate, untuned."]
     if data.empty:
         notes = ["No student was adapted before its task here: 03 with `-p student FOLDER`, a model that 02 has trained on."]
     runs = results.primary
@@ -83,10 +84,9 @@ def table(results: Results) -> Table:
                  notes + (footnotes(runs[runs["task"].isin(set(data["task"]))]) if len(data) else []))
 
 
-def _title(task: str, rows: pd.DataFrame) -> str:
-    """The task of these rows, with a mark for what its data's note says, and the training examples where not all were used."""
-    examples = rows["examples"].max()
-    return task_title(task, set(filter(None, rows["note"]))) + (f" ({examples:,} examples)" if examples else "")
+def title_of(row: Any) -> str:
+    """The task of a row of `frame`, with a mark for what its data's note says, and the training examples where not all were used."""
+    return task_title(row.task, [row.note] * bool(row.note)) + (f" ({row.examples:,} examples)" if row.examples else "")
 
 
 def _share(row: Any) -> str:
@@ -97,46 +97,98 @@ def _share(row: Any) -> str:
 
 
 def figure(results: Results) -> Figure:
-    """Score against minutes, a panel a task that BERT was fine-tuned on too, if there is one: mean ± sd of every student; BERT
-    as it is dotted, chance dashed."""
-    title = tagged("Score by minutes of adaptation (mean ± sd over seeds)", results.tag)
+    """Recovery against minutes, a panel a task that BERT was fine-tuned on too: mean and paired interval of every student, BERT
+    as it is at 1. Where no group has a BERT, scores (mean ± sd)."""
     data = frame(results)
     if data.empty:
-        return _empty(title, "no student was adapted before its task")
-    groups = list(data.groupby([*GROUP, "task"], sort=False, dropna=False))
-    ceiling = [key for key, group in groups if ((group["model"] == "bert") & (group["minutes"] == 0)).any()]
-    groups = [(key, group) for key, group in groups if key in ceiling or not ceiling]  # the others compare objectives
+        return _empty(tagged("Recovery by minutes of adaptation", results.tag), "no student was adapted before its task")
+    share = bool(data["recovery"].notna().any())
+    title = tagged("Recovery by minutes of adaptation: share of BERT's lead over chance" if share
+                   else "Score by minutes of adaptation (mean ± sd over seeds)", results.tag)
+    groups = [(key, group) for key, group in data.groupby([*GROUP, "task"], sort=False, dropna=False)
+              if group["recovery"].notna().any() or not share]  # the others compare objectives
+    groups.sort(key=lambda item: -item[1]["minutes"].gt(0).sum())
     made, axes = _panels(len(groups), 3, height=3.0)
-    for axis, ((training, teacher, task), group) in zip(axes, groups):
+    for axis, ((training, teacher, _), group) in zip(axes, groups):
         for model, part in group.groupby("model", sort=False):
             for method in sorted(set(part["method"]) - {""}) or [""]:
-                line = part[part["method"].isin(["", method])].sort_values("minutes")
-                spread = line["sd"].astype(float).fillna(0)
-                axis.errorbar(line["minutes"], line["mean"].astype(float), yerr=spread, marker="s" if method == "mlm" else "o",
-                              ms=5, lw=1.4, capsize=2, color=colour(model))
-        bert = group[(group["model"] == "bert") & (group["minutes"] == 0)]["mean"].dropna()
-        if len(bert):
-            axis.axhline(bert.iloc[0], color="#000000", lw=1, ls=":", zorder=0)
-        if group["chance"].notna().any():
-            axis.axhline(group["chance"].dropna().iloc[0], color="#777777", lw=1, ls="--", zorder=0)
-        axis.set_title(f"{_title(task, group)}\n{training}, {str(teacher).split('/')[-1]}", fontsize=9)
-        axis.set(xlabel="minutes alone on the GPU", ylabel=metric_title(group["metric"]))
-    marks = [plt.Line2D([], [], color="#555555", marker=marker, ls="", ms=5, label=label)
-             for marker, label in (("o", "distilled, or the swap as it is"), ("s", "masked-LM"))]
-    lines = [plt.Line2D([], [], color=grey, lw=1, ls=dashes, label=label)
-             for grey, dashes, label in (("#000000", ":", "BERT"), ("#777777", "--", "chance"))]
-    return _finish(made, title, [model for _, group in groups for model in group["model"]], handles=[*marks, *lines])
+                _line(axis, part[part["method"].isin(["", method])].sort_values("minutes"), model, method, share)
+        axis.axhline(1 if share else group["chance"].dropna().max(), color="#000000" if share else "#777777", lw=1,
+                     ls=":" if share else "--", zorder=0)
+        axis.set_title(f"{title_of(group.iloc[0])}\n{training}, {str(teacher).split('/')[-1]}", fontsize=9)
+        axis.set(xlabel="minutes alone on the GPU", ylabel="recovery" if share else metric_title(group["metric"]))
+        axis.margins(x=0.08)
+    marks = [plt.Line2D([], [], color="#555555", marker=marker, ls=dashes, ms=5, label=label)
+             for marker, dashes, label in (("o", "-", "distilled"), ("s", "-", "masked-LM"), ("^", "--", "and its task distilled"))]
+    line = plt.Line2D([], [], color="#000000" if share else "#777777", lw=1, ls=":" if share else "--", label="BERT" if share else "chance")
+    return _finish(made, title, [model for _, group in groups for model in group["model"]], handles=[*marks, line])
+
+
+def _line(axis: Any, line: pd.DataFrame, model: str, method: str, share: bool) -> None:
+    middle = line["recovery" if share else "mean"].astype(float)
+    if share:
+        bounds = [(middle - line["low"].astype(float)).fillna(0).clip(lower=0), (line["high"].astype(float) - middle).fillna(0).clip(lower=0)]
+    else:
+        bounds = line["sd"].astype(float).fillna(0)
+    task = "+task" in method
+    axis.errorbar(line["minutes"], middle, yerr=bounds, marker="^" if task else "s" if method.startswith("mlm") else "o", ms=5, lw=1.4,
+                  ls="--" if task else "-", capsize=2, color=colour(model))
+
+
+def main_sentences(results: Results) -> list[str]:
+    """One sentence a task, of the recipe and teacher with most adapted students: shares by minutes, students side by side."""
+    data = frame(results)
+    data = data[data["recovery"].notna() & data["examples"].eq(0) & data["method"].isin(["", "distill"]) & data["model"].ne("bert")]
+    groups = [part for _, part in data.groupby(GROUP, sort=False) if part["minutes"].gt(0).any()]
+    lines = []
+    for task, group in max(groups, key=lambda part: part["minutes"].gt(0).sum()).groupby("task", sort=False) if groups else ():
+        known = group.groupby("model", sort=False).filter(lambda part: part["minutes"].gt(0).any())
+        minutes, pairs = sorted(set(known["minutes"])), known["pairs"]
+        shares = {model: part.set_index("minutes") for model, part in known.groupby("model", sort=False)}
+        parts = [f"`{model}` " + ", ".join(_percent(of.loc[m]) if m in of.index else NONE for m in minutes) for model, of in shares.items()]
+        after = " and ".join(["as it is"] * (0 in minutes) + [f"after {m:g}" for m in minutes if m])
+        lines += [f"- **Recovery, {title_of(group.iloc[0])}** (recipe `{group['training'].iloc[0]}`, teacher `{group['teacher'].iloc[0]}`, "
+                  f"n={pairs.min()}{f' to {pairs.max()}' * bool(pairs.min() < pairs.max())} pairs): share of BERT's lead over chance {after} minutes "
+                  f"of distillation alone on the GPU: {'; '.join(parts)}."] * bool(parts)
+    return lines
+
+
+def _percent(row: Any) -> str:
+    bounds = "" if pd.isna(row["low"]) else f" [{number(100 * row['low'], 0)}, {number(100 * row['high'], 0)}]"
+    return f"{number(100 * row['recovery'], 0)}%{bounds}"
 
 
 def sentences(results: Results) -> list[str]:
-    """One sentence a training recipe and task: every student with the most minutes that it was given."""
+    """One sentence a training recipe and task: every model as it is after the swap, and after its minutes of adaptation."""
     lines, data = [], frame(results)
     for (training, teacher, task), group in data.groupby([*GROUP, "task"], sort=False, dropna=False):
-        students = group[group["model"].ne("bert") & group["minutes"].gt(0) & group["recovery"].notna()]
-        last = students.loc[students.groupby("model", sort=False)["minutes"].idxmax()] if len(students) else students
-        parts = [f"`{r.model}` {number(100 * r.recovery, 0)}%"
-                 + ("" if pd.isna(r.low) else f" [{number(100 * r.low, 0)}, {number(100 * r.high, 0)}]") + f" (n={r.pairs})"
-                 + f" after {r.minutes:g} minute{'s' * (r.minutes != 1)}" for r in last.itertuples()]
-        lines += [f"- **Recovery, {_title(task, group)}** (recipe `{training}`, teacher `{teacher}`), share of "
+        known = group[group["recovery"].notna() & ~((group["model"] == "bert") & (group["minutes"] == 0))]
+        parts = [f"`{model}` " + ", ".join(_in_words(r) for r in part.sort_values("minutes").itertuples())
+                 for model, part in known.groupby("model", sort=False) if part["minutes"].gt(0).any()]
+        lines += [f"- **Recovery, {title_of(group.iloc[0])}** (recipe `{training}`, teacher `{teacher}`), share of "
                   f"BERT's lead over chance, paired by seed: {'; '.join(parts)}."] * bool(parts)
     return lines
+
+
+def _in_words(row: Any) -> str:
+    """`94% [92, 95] (n=3) after 2 minutes`, with what was done other than the matching of states."""
+    how = "" if row.method in ("", "distill") else f" of {row.method}"
+    after = f"after {row.minutes:g} minute{'s' * (row.minutes != 1)}{how}" if row.minutes else "as it is"
+    return f"{_percent(row._asdict())} (n={row.pairs}) {after}"
+
+
+def entries(results: Results) -> dict[str, dict[str, dict[str, Any]]]:
+    """The summary's figures: task -> `model@<minutes>min` -> {mean, sd, n, recovery, low, high, pairs, recipe, teacher}, of the recipe
+    and teacher with most adapted students beside a BERT, fine-tuned on all examples; recovery paired by seed, as in the table."""
+    data, found = frame(results), {}
+    data = data[data["recovery"].notna() & data["minutes"].gt(0) & data["examples"].eq(0)]
+    for task, part in data.groupby("task", sort=False):
+        groups = dict(list(part.groupby(GROUP, sort=False)))
+        (training, teacher), chosen = max(groups.items(), key=lambda item: len(item[1]))
+        for r in chosen.itertuples():
+            more = "".join(f"+{name}" for name in r.method.split("+") if name in ("task", "pairs"))
+            found.setdefault(task, {})[f"{r.model}@{r.minutes:g}min{more}"] = {
+                **{name: round(float(value), 6) if pd.notna(value) else None for name, value in
+                   (("mean", r.mean), ("sd", r.sd), ("recovery", r.recovery), ("low", r.low), ("high", r.high))},
+                "n": int(r.n), "pairs": int(r.pairs), "recipe": training, "teacher": teacher}
+    return found

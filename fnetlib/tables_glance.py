@@ -7,11 +7,12 @@ from typing import Any
 
 import pandas as pd
 
-from .results import GROUP, Results, cells, footnotes, model_key, tagged, task_title
+from .results import GROUP, Results, cells, footnotes, model_key, tagged, task_title, where
 from .tables import NONE, Table, bert_is_clear, mean_sd, number
 from .tables_speed import fastest
 
-RECIPES = ("tuned", "tuned_plain", "recovery")  # as they are, and after training on; without any, the first recipe there is
+RECIPES = ("tuned", "tuned_plain")  # as they are, and after training on; without any, the first recipe there is
+MODELS = ("fnet-naive", "fnet", "hybrid-2", "fnet+taylor", "hybrid-2+taylor")  # of recipes with adapted students
 LENGTHS = (512, 2048, 8192)
 
 
@@ -22,6 +23,8 @@ def glance(results: Results) -> Table:
         lambda group: group.training.iloc[0] == RECIPES[0] or bool(group.minutes.gt(0).any()))  # the others only with students
     runs = wanted if len(wanted) else runs[runs.training == (runs.training.iloc[0] if len(runs) else "")]
     data = cells(runs)
+    if len(wanted) and runs["minutes"].gt(0).any():
+        data = where(data, lambda r: r.label == "bert" or re.split(r"[@ ]", r.label)[0] in MODELS)
     data = data[(data.n > 1) | data.failed.gt(0) | data.diverged.gt(0)] if (data.n > 1).any() else data
     speed = _speed(results)
     rows = {}

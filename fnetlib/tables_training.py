@@ -198,8 +198,9 @@ def teachers(results: Results) -> Table:
 
 def teacher_frame(results: Results) -> pd.DataFrame:
     """One row per (teacher, task), fewest tokens first: what its training took, and BERT's `scores`, one a seed."""
-    refreshed = {refreshed_fingerprint(r): r for r in results.adapt
-                 if r.model == "bert" and r.metrics and refreshed_fingerprint(r)}
+    students = {r.adapted.run_id for r in results.finetune.record if r.adapted}
+    refreshed = {refreshed_fingerprint(r): r for r in results.adapt if r.model == "bert" and r.metrics and refreshed_fingerprint(r)
+                 and r.run_id not in students and r.transfer["result"]["name"] not in results.preset.adaptations()}
     runs = where(results.finetune,
                  lambda r: r.training == published.TRAINING and r.label == "bert" and bool(r.record.teacher))
     runs = runs.assign(fingerprint=[record.teacher.fingerprint for record in runs.record])
@@ -222,7 +223,8 @@ def teacher_frame(results: Results) -> pd.DataFrame:
 def _training_of(record: Record) -> dict[str, Any]:
     """Of an adapt record: its outcome's name, and what it took."""
     last, params = record.metrics.history[-1], record.params
-    tokens = last.get("tokens") or params["steps"] * params["batch_size"] * params["length"]
-    return {"teacher": record.transfer["result"]["name"], "steps": params["steps"], "tokens": tokens,
+    steps = record.timing.get("steps") or params["steps"]
+    tokens = last.get("tokens") or steps * params["batch_size"] * params["length"]
+    return {"teacher": record.transfer["result"]["name"], "steps": steps, "tokens": tokens,
             "seconds": last.get("seconds"), "shared": bool(record.timing.get("shared")),
             "heldout_loss": record.metrics.headline.last}

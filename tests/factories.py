@@ -66,7 +66,7 @@ def finetune_record(
     if steady is not None:
         timing["steady_steps_per_s"] = steady
     own = {"recipe": recipe(model, 6)} | ({"calibration_sentences": 512} if model.endswith(CALIBRATED) else {})
-    adapted = Adapted(minutes=minutes, method="distil", run_id=student) if minutes is not None else None
+    adapted = Adapted(minutes=minutes, method="distill", run_id=student) if minutes is not None else None
     return _record(
         "finetune", model, seed, {**STUDY, "precision": "fp32", "adapted": minutes, "training": training, **own, **params, **(values or {})},
         task=task, training=training, status=status, error=error, adapted=adapted,

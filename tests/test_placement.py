@@ -5,15 +5,15 @@ import shutil
 import pandas as pd
 import pytest
 import torch
-from factories import batch_of
+from factories import batch_of, finetune_record, results_of, student_record
 
-from fnetlib import synthetic
+from fnetlib import synthetic, tables_placement
 from fnetlib.__main__ import main
 from fnetlib.adapt import adapt_model
 from fnetlib.config import recipe
 from fnetlib.params import ParameterError
 from fnetlib.placement import place, recipe_name, restored
-from fnetlib.records import RecordStore
+from fnetlib.records import Record, RecordStore, make_run_id
 from fnetlib.teacher import load_teacher
 from fnetlib.transfer import build_student
 
@@ -73,3 +73,31 @@ def test_a_search_on_an_adapted_student_is_recorded_once(tiny_teacher_folder, tm
     assert len(RecordStore(tmp_path / "results").all("placement")) == 1
     for student, words in (("hybrid-1", "which has attention already"), ("nobody", "no adapted model with its record")):
         assert main(["place", *options, f"--student={tmp_path / student}"]) == 2 and words in capsys.readouterr().err
+
+
+def test_placements_of_equally_many_layers_stand_side_by_side(tmp_path):
+    student = student_record("fnet", 100, [7.0, 5.0], adapt="distill")
+    rounds = [{"round": 1, "layer": i, "error": 0.5 - 0.1 * (i == 4), "chosen": i == 4} for i in range(6)]
+    rounds += [{"round": 2, "layer": i, "error": 0.3 - 0.1 * (i == 5), "chosen": i == 5} for i in (0, 1, 2, 3, 5)]
+    params = {"student": student.run_id, "keep": 2, "sentences": 8}
+    base = finetune_record("cola", "fnet", 0)
+    search = Record(run_id=make_run_id("placement", "cola", "fnet", 0, params, base.data.fingerprint, base.teacher.fingerprint),
+                    stage="placement", task="cola", model="fnet", seed=0, status="finished", params=params, teacher=base.teacher,
+                    data=base.data, timing={"seconds": 1.0}, env=base.env, code=base.code, started=base.started, ended=base.ended,
+                    transfer={"placement": rounds, "recipe": "hybrid-at-4-5"})
+    scores = {"bert": (0.5, None), "hybrid-2": (0.4, 2), "hybrid-at-4-5": (0.3, 2), "hybrid-3": (0.45, 2), "hybrid-2+gated": (0.5, 2)}
+    runs = [finetune_record("cola", model, seed, score, training="tuned", minutes=minutes)
+            for model, (score, minutes) in scores.items() for seed in (1, 2)]
+    results = results_of(tmp_path, [student, search, *runs])
+    data = tables_placement.frame(results)
+    assert list(zip(data["model"], data["layers"], data["placement"])) == [
+        ("hybrid-2", "2, 5", "spread"), ("hybrid-at-4-5", "4, 5", "top and measured")]  # three layers have no rival, filters are others
+    text = tables_placement.table(results).markdown()
+    assert "search on `fnet-100`" in text and "| 0.500 | 0.400 ← | 0.500 |" in text
+    sentence, = tables_placement.sentences(results)
+    assert "`hybrid-2` (spread) 0.400" in sentence and "`hybrid-at-4-5` (top and measured) 0.300" in sentence
+
+
+def test_without_a_search_or_rivals_it_says_how(tmp_path):
+    results = results_of(tmp_path, [finetune_record("cola", "hybrid-2", 1, 0.4, minutes=2)])
+    assert "hybrid-at-I-J" in tables_placement.table(results).markdown() and tables_placement.sentences(results) == []

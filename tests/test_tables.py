@@ -148,18 +148,19 @@ def test_synthetic_is_said_in_every_title_and_file_name(made):
 
 def test_at_a_glance_are_the_tuned_and_the_recovered_with_their_speed(made):
     records = [*study_records(), *study_records(training="tuned", seeds=3),
-               *(finetune_record("cola", "fnet", seed, 0.3, training="recovery", minutes=2) for seed in (1, 2)),
-               *(finetune_record("cola", "bert", seed, 0.4, training="recovery") for seed in (1, 2)),
-               finetune_record("cola", "hybrid-2", 1, 0.4, training="recovery", minutes=2),  # one seed is no score
+               *(finetune_record("cola", "fnet", seed, 0.3, training="tuned_plain", minutes=2) for seed in (1, 2)),
+               *(finetune_record("cola", model, seed, 0.4, training="tuned_plain") for seed in (1, 2) for model in ("bert", "hybrid-1")),
+               finetune_record("cola", "bert", 1, 0.3, training="tuned_plain", minutes=2),
+               finetune_record("cola", "hybrid-2", 1, 0.4, training="tuned_plain", minutes=2),  # one seed is no score
                *(efficiency_record(model, length, "bf16", speedup=speedup, gpu=True)
                  for model, speedup in (("bert", 1.0), ("fnet", 1.5)) for length in (512, 2048))]
     table = tables_glance.glance(made(*records))
     shown = table.sections[""].set_index(["Recipe", "Model"])
-    assert list(shown.index) == [("tuned", "bert"), ("tuned", "fnet-naive"), ("tuned", "fnet"), ("recovery", "bert"), ("recovery", "fnet@2min")]
+    assert list(shown.index) == [("tuned", "bert"), ("tuned", "fnet-naive"), ("tuned", "fnet"), ("tuned_plain", "bert"), ("tuned_plain", "fnet@2min")]
     assert list(shown.columns) == ["CoLA", "RTE", "× BERT, 512", "× BERT, 2048", "× BERT, 8192"]
     assert shown.loc[("tuned", "fnet"), "CoLA"] == "0.190 ± 0.010 (3) [49%]" and shown.loc[("tuned", "fnet-naive"), "CoLA"].endswith("[0%]†")
-    assert shown.loc[("recovery", "fnet@2min"), "CoLA"] == "0.300 ± 0.000 (2) [75%]"
-    assert list(shown.loc[("recovery", "fnet@2min")][2:]) == ["1.50", "1.50", "–"] and shown.loc[("tuned", "bert"), "× BERT, 512"] == "1.00"
+    assert shown.loc[("tuned_plain", "fnet@2min"), "CoLA"] == "0.300 ± 0.000 (2) [75%]"
+    assert list(shown.loc[("tuned_plain", "fnet@2min")][2:]) == ["1.50", "1.50", "–"] and shown.loc[("tuned", "bert"), "× BERT, 512"] == "1.00"
     assert "test GPU in bf16" in table.markdown() and "nan" not in table.markdown()
     plain = tables_glance.glance(made(*study_records(training="study"), name="plain"))
     assert set(plain.sections[""]["Recipe"]) == {"study"} and "× BERT" not in plain.markdown()
@@ -471,7 +472,8 @@ def test_summary_has_the_fixed_names(made):
     found = json.loads(path.read_text())
     assert path == results.folder / "summary.json" and path in results.written
     assert found["quality_study"]["cola"]["fnet"] == {"mean": 0.2, "sd": 0.015811, "n": 5, "recovery": 0.5}
-    assert found["quality"]["cola"]["fnet@2min"] == {"mean": 0.3, "sd": 0.0, "n": 2, "recovery": 0.6}
+    assert found["quality"]["cola"]["fnet@2min"] == {
+        "mean": 0.3, "sd": 0.0, "n": 2, "recovery": 0.6, "low": None, "high": None, "pairs": 1, "recipe": "tuned", "teacher": "minilm"}
     assert found["quality"]["cola"]["bert"]["mean"] == 0.5 and found["about"]["teachers"]["quality"]["cola"] == "minilm"
     assert found["quality_quick"]["cola"]["bert"] == {"mean": 0.3, "sd": None, "n": 1, "recovery": 1.0}
     assert found["about"]["data"] == "GLUE"

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from factories import (
     WITH_PROJECTION, WITHOUT_PROJECTION, ablation_records, adapt_record, finetune_record, results_of, study_records,
-    transfer_record,
+    transfer_record, student_record,
 )
 from matplotlib.figure import Figure
 
@@ -308,6 +308,14 @@ def test_teachers_are_shown_by_tokens_with_loss_and_time(made):
     assert [axis.get_title() for axis in (cola, rte)] == ["CoLA", "RTE"]
     assert sum(len(line.get_xdata()) for line in cola.lines if line.get_marker() == "o") == 3 * 2
     assert len(loss.lines) == 3 and min(loss.lines[0].get_xdata()) > 0
+
+
+def test_a_bert_that_is_a_student_is_no_teacher(made):
+    """Trained on like the students, by minutes, to be the ceiling: by its name in the preset, or because runs start from it."""
+    named, started = (student_record("bert", steps, [7.0, 5.0], minutes=2) for steps in (100, 200))
+    named.transfer["result"]["name"] = "recover-2-bert"
+    records = [named, started, adapt_record(), finetune_record(), finetune_record("cola", "bert", 1, minutes=2, student=started.run_id)]
+    assert set(tables_training.teachers(made(*records)).data["teacher"]) == {"minilm", "minilm-mlm-100"}
 
 
 def test_without_refreshed_teachers_there_is_one_line(made):

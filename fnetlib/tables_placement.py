@@ -1,0 +1,96 @@
+"""Where a hybrid keeps its attention: what the search measured, and what each placement is worth after fine-tuning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from . import recovery
+from .records import Record
+from .results import GROUP, Results, metric_title, model_key, tagged
+from .tables import NONE, Table, heading, mean_sd, number
+
+
+def kept(choices: dict[str, Any]) -> tuple[int, ...]:
+    """Layers (from 0) whose mixer is attention, of a recipe's config choices."""
+    return tuple(i for i, mixer in enumerate(choices.get("mixers", ())) if mixer == "attention")
+
+
+def names(layers: tuple[int, ...], depth: int, searched: set[tuple[int, ...]]) -> str:
+    """`top` (FNet's placement), `spread` (evenly, the last of each part), `measured`: what a placement is."""
+    size = len(layers)
+    found = [word for word, places in (("top", tuple(range(depth - size, depth))),
+                                       ("spread", tuple((i + 1) * depth // size - 1 for i in range(size)))) if places == layers]
+    return " and ".join(found + ["measured"] * (layers in searched)) or NONE
+
+
+def table(results: Results) -> Table:
+    """The search's rounds, then every placement of equally many attention layers: the states' error after distillation and
+    the scores, a section a training recipe, teacher and number of layers."""
+    data, sections = frame(results), {}
+    for record in results.placement:
+        rows = pd.DataFrame(record.transfer["placement"])
+        sections[f"search on `{_student(record, results)}`"] = pd.DataFrame([
+            {"Round": str(number_), **{f"layer {r.layer}": f"{number(r.error)}{' ←' * bool(r.chosen)}" for r in part.itertuples()}}
+            for number_, part in rows.groupby("round", sort=False)])
+    for (training, teacher, count), group in data.groupby([*GROUP, "count"], sort=False):
+        rows = {}
+        for r in group.itertuples():
+            row = rows.setdefault((r.model, r.minutes), {"Model": r.model, "Layers": r.layers, "Placement": r.placement,
+                                                         "Minutes": f"{r.minutes:g}", "Error": number(r.error)})
+            row[f"{r.task_title} {metric_title([r.metric])}"] = mean_sd(r.mean, r.sd, r.n)
+        sections[f"{heading(training, teacher)}, {count} layers of attention"] = pd.DataFrame(rows.values())
+    notes = ["Layers count from 0. *Search*: error of the last states against the teacher's when the student gets one layer's "
+             "attention back, without training; ← is kept. *Top*: FNet's placement; *spread*: evenly over the depth; *measured*: "
+             "what the search chose. *Error*: mean over layers after distillation, see `distilled.md`."]
+    if not sections:
+        notes = ["No placement was searched or compared here: `python -m fnetlib place --help`, and 03 with recipes `hybrid-at-I-J`."]
+    return Table("placement", tagged("Where attention stays", results.tag), data, sections, notes)
+
+
+COLUMNS = [*GROUP, "count", "model", "layers", "placement", "minutes", "error", "task", "task_title", "metric", "mean", "sd", "n"]
+
+
+def frame(results: Results) -> pd.DataFrame:
+    """One row a (training, teacher, placement, minutes, task) where several placements of so many layers were fine-tuned after
+    the same minutes."""
+    scores, rows = recovery.frame(results), []
+    mixers = {r.model: r.params["recipe"]["mixers"] for r in results.primary.record if "recipe" in r.params}
+    searched = {tuple(sorted(step["layer"] for step in r.transfer["placement"] if step["chosen"])) for r in results.placement}
+    for r in scores.itertuples():
+        layers, depth = kept({"mixers": mixers.get(r.model, ())}), len(mixers.get(r.model, ()))
+        others = set(mixers.get(r.model, ())) - {"attention"}
+        if 0 < len(layers) < depth and others == {"fourier"}:
+            rows.append([r.training, r.teacher, len(layers), r.model, ", ".join(map(str, layers)), names(layers, depth, searched),
+                         r.minutes, _error(r.model, r.minutes, r.teacher, results), r.task, recovery.title_of(r), r.metric, r.mean,
+                         r.sd, r.n])
+    data = pd.DataFrame(rows, columns=COLUMNS)
+    several = data.groupby([*GROUP, "count", "minutes", "task"], sort=False)["model"].transform("nunique") > 1
+    data = data[several & data["minutes"].gt(0)] if len(data) else data
+    order = sorted(data.index, key=lambda i: (data["count"][i], data["minutes"][i], model_key(data["model"][i])))
+    return data.loc[order].reset_index(drop=True)
+
+
+def _error(model: str, minutes: float, teacher: str, results: Results) -> float | None:
+    from .distilled import frame as distilled
+
+    data = distilled(results)
+    data = data[(data["model"] == model) & (data["minutes"] == minutes) & (data["teacher"] == teacher)]
+    return float(data["error"].iloc[0]) if len(data) else None
+
+
+def _student(record: Record, results: Results) -> str:
+    """The name of the student that was searched on, else its record's."""
+    wanted = record.params["student"]
+    return next((r.transfer["result"]["name"] for r in results.adapt if r.run_id == wanted), wanted)
+
+
+def sentences(results: Results) -> list[str]:
+    """One sentence a task: which placement is best after fine-tuning, and what the search chose."""
+    lines = []
+    for (training, teacher, count, task), group in frame(results).groupby([*GROUP, "count", "task"], sort=False):
+        parts = ", ".join(f"`{r.model}` ({r.placement}) {mean_sd(r.mean, r.sd, r.n)}" for r in group.itertuples())
+        lines.append(f"- **Where attention stays, {group['task_title'].iloc[0]}** ({count} layers, recipe `{training}`, teacher `{teacher}`, "
+                     f"after {group['minutes'].iloc[0]:g} minutes): {parts}.")
+    return lines
