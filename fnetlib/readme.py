@@ -1,8 +1,7 @@
-"""What others read of the results: `summary.json` with fixed names, and the generated parts of README.md."""
+"""The generated parts of README.md, and the findings in sentences."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +10,8 @@ from typing import Any
 import pandas as pd
 
 from . import (
-    choice, distilled, estimates, recovery, tables, tables_glance, tables_gpus, tables_placement, tables_repair, tables_speed, tables_throughput,
-    tables_training, xatl,
+    choice, distilled, estimates, recovery, tables, tables_glance, tables_gpus, tables_placement, tables_repair, tables_speed, tables_targets,
+    tables_throughput, tables_training, xatl,
 )
 from .presets import names as preset_names
 from .results import (
@@ -21,70 +20,6 @@ from .results import (
 from .tables import bert_is_clear, mean_sd, number, went_wrong
 
 BLOCK = re.compile(r"(<!-- generated:(?P<name>\S+) -->\n)(?P<body>.*?)(<!-- /generated -->)", re.DOTALL)
-
-
-def summary(results: Results) -> dict[str, Any]:
-    """Headline figures under fixed names: `quality_study.<task>.<model>` and so on = {mean, sd, n, recovery}, `quality` being the tuned
-    recipe, with the adapted models `<model>@<minutes>min` of recovery.entries, and
-    `ablation.<task>.<repair>` = {alone, left_out, shapley}, see tables_repair.ablation, `xatl.<student>`, see
-    xatl.entries, `speed` and `memory`, see tables_speed.entries.
-
-    Of several teachers, recipe `study` shows the preset's, every other recipe the one whose BERT is best at the task;
-    `about.teachers` names the choice.
-    """
-    data = cells(results.reported)
-    found: dict[str, Any] = {"about": {"preset": results.name, "data": results.tag or "GLUE", "teachers": {},
-                                       "notes": [note.removeprefix("\\* ") for note in footnotes(results.reported)]}}
-    for (training, task), group in data.groupby(["training", "task"], sort=False, dropna=False):
-        name = "quality" if training == "tuned" else f"quality_{training}"
-        teacher = _teacher(group, training, results)
-        found["about"]["teachers"].setdefault(name, {})[task] = teacher
-        found.setdefault(name, {})[task] = {
-            r.label: {"mean": _plain(r.mean), "sd": _plain(r.sd), "n": int(r.n), "recovery": _plain(r.recovery)}
-            for r in group[group.teacher == teacher].itertuples()}
-    for task, models in recovery.entries(results).items():
-        found.setdefault("quality", {}).setdefault(task, {}).update(models)
-    if shares := _ablation(results):
-        found["ablation"] = shares
-    if inherited := xatl.entries(results):
-        found["xatl"] = inherited
-    found |= tables_speed.entries(results)
-    return found
-
-
-def _ablation(results: Results) -> dict[str, dict[str, dict[str, float | None]]]:
-    """task -> repair -> {alone, left_out, shapley}: means of each task's first ablation, the study's if it has one."""
-    data = tables_repair.ablation(results).data
-    data = data[data.quantity.isin(_SHARES)]
-    found: dict[str, dict[str, dict[str, float | None]]] = {}
-    for task, part in data.groupby("task", sort=False):
-        first = part[(part[_ABLATION] == part[_ABLATION].iloc[0]).all(axis=1)]
-        for r in first.itertuples():
-            found.setdefault(task, {}).setdefault(r.of, dict.fromkeys(_SHARES))[r.quantity] = _plain(r.mean)
-    return found
-
-
-_ABLATION = [*GROUP, "settings"]
-_SHARES = ("alone", "left_out", "shapley")
-
-
-def _teacher(group: pd.DataFrame, training: str, results: Results) -> str:
-    if training == "study" and results.preset.teacher in set(group.teacher):
-        return results.preset.teacher
-    berts = group[(group.label == "bert") & group["mean"].notna()]
-    if len(berts):
-        return berts.loc[berts["mean"].astype(float).idxmax(), "teacher"]
-    return group.teacher.value_counts().index[0]
-
-
-def _plain(value: Any) -> float | None:
-    return None if value is None or pd.isna(value) else round(float(value), 6)
-
-
-def write_summary(results: Results) -> Path:
-    path = write_text(results.folder / "summary.json", json.dumps(summary(results), indent=1) + "\n")
-    results.written += [path] * (path not in results.written)
-    return path
 
 
 def findings(results: Results) -> str:
@@ -153,7 +88,7 @@ SECTIONS: dict[str, Callable[[Results], str]] = {
         "padding": tables_repair.padding, "precision": tables_training.precision, "grid": tables_training.grid,
         "teachers": tables_training.teachers, "xatl": xatl.table, "xatl-rates": xatl.rates, "xatl-glue": xatl.glue,
         "recovery": recovery.table, "placement": tables_placement.table, "gpus": tables_gpus.table, "distilled": distilled.table, "choice": choice.choice, "speed": tables_speed.speed, "finetuning": tables_speed.finetuning,
-        "throughput": tables_throughput.table,
+        "throughput": tables_throughput.table, "targets": tables_targets.table,
         "published-speed": tables_speed.published_speed}.items()},
 }
 

@@ -30,7 +30,7 @@ def report(request, tmp_path_factory):
     names = {"found": load(folder.name, made)}
     for cell in nbformat.read(ROOT / "notebooks" / "05_analysis.ipynb", 4).cells:
         for line in cell.source.splitlines():
-            if line.startswith(("from fnetlib import ", "found.keep(", "readme.write_summary(")):
+            if line.startswith(("from fnetlib import ", "found.keep(", "summary.write(")):
                 exec(line, names)
     return folder, made
 

@@ -16,7 +16,7 @@ from factories import (
 )
 from matplotlib.figure import Figure
 
-from fnetlib import plots, plots_repair, readme, tables, tables_glance, tables_repair, tables_speed, tables_training
+from fnetlib import plots, plots_repair, readme, summary, tables, tables_glance, tables_repair, tables_speed, tables_targets, tables_training
 from fnetlib.config import recipe
 from fnetlib.params import AnalysisParams
 from fnetlib.presets import load_preset
@@ -328,7 +328,7 @@ def test_the_summary_has_each_model_in_its_fastest_mode(made):
     assert set(data[data.model == "bert"]["mode"]) == {"eager", "compiled"} and data[data.model == "fnet"]["mode"].eq("eager").all()
     assert found["memory"] == {"n128": {"bert": {"vs_bert": 1.0}, "fnet": {"vs_bert": 1.0}, "longformer": {"vs_bert": 4.0},
                                         "bound": {"vs_bert": 0.8}}}
-    assert readme.summary(results)["speed"] == found["speed"]
+    assert summary.figures(results)["speed"] == found["speed"]
 
 
 def test_memory_is_that_of_the_fastest_mode_that_has_it_and_most_measured_is_first():
@@ -430,9 +430,9 @@ def test_speed_runs_grids_ablations_and_teachers_have_no_section_in_the_quality_
     runs = tables.runs(results).data
     assert len(runs) == len(many_records()) - 1 and {"solo", "tuned_grid"} <= set(runs.training)
     assert set(tables.compared(results).data.teacher) == {"minilm"}
-    summary = readme.summary(results)
-    assert [name for name in summary if name.startswith("quality")] == ["quality_study", "quality_study_bf16", "quality"]
-    assert "fnet-no-mask" not in summary["quality_study"]["cola"] and "solo" not in readme.headline(results)
+    found = summary.figures(results)
+    assert [name for name in found if name.startswith("quality")] == ["quality_study", "quality_study_bf16", "quality"]
+    assert "fnet-no-mask" not in found["quality_study"]["cola"] and "solo" not in readme.headline(results)
     assert [axis.get_title() for axis in plots.quality(results).axes] == [
         "CoLA\nstudy, minilm", "CoLA\ntuned, new"]
     assert {r.training for r in results.runs} == {"study", "tuned"}  # curves: one precision
@@ -468,7 +468,7 @@ def test_summary_has_the_fixed_names(made):
     tuned = [finetune_record(seed=s, score=0.4 + s / 10, training="tuned", teacher=t)
              for s, t in ((1, "minilm"), (0, "worse"))]
     results = made(*study_records(), *adapted, *tuned, finetune_record(training="quick", score=0.3))
-    path = readme.write_summary(results)
+    path = summary.write(results)
     found = json.loads(path.read_text())
     assert path == results.folder / "summary.json" and path in results.written
     assert found["quality_study"]["cola"]["fnet"] == {"mean": 0.2, "sd": 0.015811, "n": 5, "recovery": 0.5}
@@ -553,3 +553,21 @@ def test_a_share_of_berts_lead_is_told_only_where_bert_has_one(made, scores, sha
     text = readme.headline(made(*records))
     assert ("% of BERT's lead over chance" in text) is share
     assert ("BERT itself is within two standard deviations of chance" in text) is not share
+
+
+def test_targets_are_met_missed_or_not_measured(made):
+    adapted = [finetune_record("cola", model, seed, score, training="tuned_plain", minutes=minutes) for seed in (1, 2)
+               for model, score, minutes in (("bert", 0.4, None), ("hybrid-2+taylor", 0.396, 10), ("hybrid-2", 0.3, 10))]
+    speeds = [efficiency_record(model, 512, "bf16", speedup=speed, gpu=True) for model, speed in (("bert", 1.0), ("fnet", 1.5), ("bound", 1.6))]
+    table = tables_targets.table(made(*adapted, *speeds))
+    data = table.data.set_index("at")
+    assert data["met"]["quality/cola/hybrid-2+taylor@10min/recovery"] and data["value"]["quality/cola/hybrid-2+taylor@10min/recovery"] == 0.99
+    assert data["met"]["quality/cola/hybrid-2@10min/recovery"] == False and data["low"]["quality/cola/hybrid-2@10min/recovery"] == 0.75  # noqa: E712
+    assert data["met"]["quality/qnli/fnet@10min/recovery"] is None
+    assert data.loc["speed/gpu/n512/train/fnet/vs_bert", ["value", "limit"]].tolist() == [1.5, 1.6]
+    text = table.markdown()
+    assert "| at least 1.8 | 1.500 | 1.60 | **missed** |" in text and "not measured" in text and "0.750 [0.75, 0.75]" in text
+
+
+def test_a_preset_without_targets_says_so(tmp_path):
+    assert "sets no targets" in tables_targets.table(results_of(tmp_path, study_records(), preset="quick")).markdown()

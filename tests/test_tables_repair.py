@@ -9,7 +9,7 @@ from factories import (
 )
 from matplotlib.figure import Figure
 
-from fnetlib import plots_repair, readme, tables_repair, tables_training
+from fnetlib import plots_repair, readme, summary, tables_repair, tables_training
 from fnetlib.config import REPAIRS
 from fnetlib.records import choose
 from fnetlib.results import design
@@ -108,7 +108,7 @@ def test_missing_points_leave_out_what_needs_them_and_nothing_else(made):
     text = tables_repair.ablation(results).markdown()
     assert "Share of the way |" not in text and "nan" not in text and "None" not in text
     assert "Shapley" not in tables_repair.ablation_sentences(results)[0]
-    assert readme.summary(results)["ablation"]["cola"]["gain"] == {"alone": 0.08, "left_out": None, "shapley": None}
+    assert summary.figures(results)["ablation"]["cola"]["gain"] == {"alone": 0.08, "left_out": None, "shapley": None}
     assert isinstance(plots_repair.ablation(results), Figure)
 
 
@@ -136,7 +136,7 @@ def test_one_seed_is_shown_and_not_tested(made):
 def test_without_single_repairs_there_is_no_ablation(made):
     results = made(*study_records(), finetune_record(model="fnet-paper"))
     assert tables_repair.ablation(results).data.empty and tables_repair.ablation_sentences(results) == []
-    assert "No ablation here" in tables_repair.ablation(results).markdown() and "ablation" not in readme.summary(results)
+    assert "No ablation here" in tables_repair.ablation(results).markdown() and "ablation" not in summary.figures(results)
 
 
 def test_recipes_settings_tasks_and_precisions_are_ablated_apart(made):
@@ -149,7 +149,7 @@ def test_recipes_settings_tasks_and_precisions_are_ablated_apart(made):
         ("study", "cola"), ("study_1epoch", "qnli")]
     assert "QNLI*" in tables_repair.ablation_sentences(results)[1]
     assert "\\* QNLI: N" in tables_repair.ablation(results).markdown()
-    assert set(readme.summary(results)["ablation"]) == {"cola", "qnli"}
+    assert set(summary.figures(results)["ablation"]) == {"cola", "qnli"}
 
 
 def test_the_ablation_figure_has_every_seed_and_every_share(made):

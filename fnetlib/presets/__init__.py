@@ -40,6 +40,24 @@ class Cell:
         return f"{self.sweep}-{self.task}-{self.model}-{self.seed}{point}"
 
 
+class Target(Params):
+    """A figure of summary.json that was aimed for: names from the top, separated by slashes."""
+
+    what: str
+    at: str = Field(description="where the figure is, e.g. quality/qnli/fnet@2min/recovery")
+    least: float | None = None
+    most: float | None = None
+    limit: str = Field("", description="where a figure is that nothing can pass; empty: there is none")
+
+    @property
+    def path(self) -> list[str]:
+        return self.at.split("/")
+
+    @property
+    def limit_path(self) -> list[str]:
+        return self.limit.split("/")
+
+
 class Preset(Params):
     """A preset: teacher, data, and the grid of fine-tuning runs."""
 
@@ -57,6 +75,7 @@ class Preset(Params):
         {}, description="students that are trained on with text: name -> {solo and parameters of 02_transfer}; a list of "
                         "values is one student for each, every combination, named after them")
     expected: dict[str, Any] = Field({}, description="what a published study found with this preset's recipe")
+    targets: list[Target] = Field([], description="what was aimed for: figures of summary.json with bounds")
     transfer: dict[str, Any] = Field({}, description="parameters of 02_transfer")
     build: dict[str, Any] = Field({}, description="parameters of 01_build")
     efficiency: dict[str, Any] = Field({}, description="parameters of 04_efficiency")
