@@ -145,7 +145,8 @@ def _train(params: TransferParams, teacher: Teacher, student: PreTrainedModel, t
         "metrics": records.Metrics(
             headline=records.Headline(name="heldout_loss", last=losses[-1], best=min(losses)), history=history,
             validation={"loss": losses[-1], "unigram_loss": unigram,
-                        **{f"layer_{i}_error": error for i, error in enumerate(errors, 1)}}),
+                        **{f"layer_{i}_error": error for i, error in enumerate(errors, 1)},
+                        **({"errors_with_masks": float(params.logits_weight > 0)} if errors else {})}),
         "timing": {"train_seconds": clock.seconds, "steps": trainer.state.global_step, "resumed": checkpoint is not None,
                    "tokens_per_s": clock.tokens / clock.seconds if clock.seconds else None,
                    "processes": trainer.args.world_size, "unfrozen_at_step": thaw.step if thaw else None,

@@ -71,14 +71,19 @@ class DistillationTrainer(CountedTrainer):
 
     @torch.no_grad()
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """The student's masked-LM loss on the held-out tokens; its layers' errors are kept for `evaluate`."""
+        """The student's masked-LM loss on the held-out tokens; its layers' errors are kept for `evaluate`, of the text as the
+        student is trained on it: without masks unless predictions are matched too."""
         inputs = self._prepare_inputs(inputs)
         labels = inputs.pop("labels")
         with self.compute_loss_context_manager():
             found = self.student(**inputs, labels=labels, output_hidden_states=True)
+            loss = found.loss.detach()
+            if not self.logits_weight:
+                inputs["input_ids"] = torch.where(labels == -100, inputs["input_ids"], labels)
+                found = self.student.bert(**inputs, output_hidden_states=True)
             target = self.teacher.bert(**inputs, output_hidden_states=True)
         self._seen.append(layer_errors(found.hidden_states[1:], target.hidden_states[1:]))
-        return found.loss.detach(), None, None
+        return loss, None, None
 
     def evaluate(self, *args, **kwargs):
         self._seen = []

@@ -17,7 +17,7 @@ from .results import Results, model_key, natural, tagged
 from .tables import Table, number
 
 OBJECTIVE = {False: "states", True: "states, predictions"}
-COLUMNS = ["teacher", "minutes", "objective", "model", "learning_rate", "blockwise", "steps", "tokens", "heldout_loss", "error",
+COLUMNS = ["teacher", "minutes", "objective", "model", "learning_rate", "blockwise", "steps", "tokens", "heldout_loss", "masks", "error",
            "layers", "run_id"]
 
 
@@ -31,7 +31,8 @@ def frame(results: Results) -> pd.DataFrame:
             rows.append([record.teacher.name.split("/")[-1], solo_minutes(record, results.adapt),
                          OBJECTIVE[record.params["logits_weight"] > 0], record.model, record.params["learning_rate"],
                          record.params["blockwise"], record.timing["steps"], record.metrics.history[-1]["tokens"] / 1e6,
-                         record.metrics.headline.last, sum(errors) / len(errors), errors, record.run_id])
+                         record.metrics.headline.last,
+                         bool(record.metrics.validation.get("errors_with_masks", True)), sum(errors) / len(errors), errors, record.run_id])
     data = pd.DataFrame(rows, columns=COLUMNS)
     keys = [(natural(r.teacher), r.minutes, r.objective, model_key(r.model), r.run_id) for r in data.itertuples()]
     return data.loc[sorted(data.index, key=lambda i: keys[i])].reset_index(drop=True)
@@ -44,12 +45,13 @@ def table(results: Results) -> Table:
         sections[f"teacher `{teacher}`"] = pd.DataFrame([{
             "Model": r.model, "Minutes": f"{r.minutes:g}", "Matched": r.objective, "Learning rate": f"{r.learning_rate:g}",
             "Block-wise": f"{100 * r.blockwise:g}%", "Steps": r.steps, "M tokens": number(r.tokens, 1),
-            "Masked-LM loss": number(r.heldout_loss), "Mean error": number(r.error), "Last layer's": number(r.layers[-1]),
+            "Masked-LM loss": number(r.heldout_loss), "Mean error": number(r.error) + "‡" * (r.masks and r.objective == OBJECTIVE[False]), "Last layer's": number(r.layers[-1]),
         } for r in group.itertuples()])
     notes = ["One seed each, on held-out text. *Error*: squared distance to the teacher's states over their variance, 0 is a "
              "match, 1 no better than the teacher's mean state. *Block-wise*: the share of the steps in which every block is given "
              "the teacher's state below it. *Minutes* as in the recovery table. *Masked-LM loss* in nats, with the "
-             "teacher's own head; it is not trained on unless predictions are matched."]
+             "teacher's own head; it is not trained on unless predictions are matched. ‡ the error was measured with a share of the tokens "
+             "masked (the first versions did), which a student that matches states alone never saw in training: it may rise with more of it."]
     if data.empty:
         notes = ["No student was distilled here: 02 with `-p adapt distill`."]
     return Table("distilled", tagged("Distilled students beside their teacher", results.tag), data.assign(

@@ -6,11 +6,16 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from .config import FNetBertConfig
 from .records import Record
+from .text import HUB_NAME
 
 TEXT = """# {name}
 
 {teacher}'s BERT with self-attention swapped: recipe `{recipe}`, mixers {mixers}, from the first layer to the last. What
 both architectures share was copied; then the model was trained on {method}.
+
+```bash
+pip install git+https://github.com/OWNER/fnetlib
+```
 
 ```python
 import fnetlib  # registers the architecture with transformers
@@ -32,6 +37,10 @@ def model_card(record: Record, name: str, config: FNetBertConfig) -> ModelCard:
     """The card of a model in folder or repository `name`, from its record of stage `adapt`."""
     params, last = record.params, record.metrics.history[-1]
     method = {"mlm": "masked language modelling", "distill": "the teacher's hidden states"}[params["adapt"]]
+    method += " and its masked-LM predictions" * bool(params.get("logits_weight"))
+    errors = next((entry["layer_errors"] for entry in reversed(record.metrics.history) if "layer_errors" in entry), [])
+    on_hub = {"base_model": record.teacher.name} if record.teacher.source == "hub" else {}
+    on_hub |= {"datasets": [HUB_NAME]} if record.data.source == "hub" else {}
     kinds = [f"{config.mixers.count(mixer)} x {mixer}" for mixer in dict.fromkeys(config.mixers)]
     rows = {
         "Teacher": f"{record.teacher.name} (weights {record.teacher.fingerprint})",
@@ -41,11 +50,13 @@ def model_card(record: Record, name: str, config: FNetBertConfig) -> ModelCard:
         "Training time": f"{last['seconds'] / 60:.1f} minutes on {record.env.get('device_name') or record.env['device']}"
                          + (", shared with other jobs" if record.timing["shared"] else ""),
         "Held-out masked-LM loss": f"{record.metrics.headline.last:.3f} nats",
+        **({"Distance to the teacher's states": f"{sum(errors) / len(errors):.3f} of their variance, mean over layers, held-out text"}
+           if errors else {}),
         "Precision": record.env["precision"], "Seed": str(record.seed),
         "Code": f"commit {record.code.commit}" + (", with changes" if record.code.dirty else ""),
     }
     data = ModelCardData(library_name="transformers", language="en", tags=["fnet", "token-mixing", record.model],
-                         pipeline_tag="fill-mask")
+                         pipeline_tag="fill-mask", **on_hub)
     text = TEXT.format(name=name, teacher=record.teacher.name, recipe=record.model, mixers=", ".join(kinds), method=method,
                        rows="\n".join(f"| {key} | {value} |" for key, value in rows.items()), run_id=record.run_id)
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")

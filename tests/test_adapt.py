@@ -10,12 +10,14 @@ import pandas as pd
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from transformers import TrainerCallback
+from transformers import DataCollatorForLanguageModeling, TrainerCallback
 
 from fnetlib import adapt as module
 from fnetlib import synthetic
 from fnetlib.adapt import adapt, curve, in_words, make_trainer, prepare
 from fnetlib.callbacks import last_checkpoint
+from fnetlib.distill import layer_errors
+from fnetlib.model_card import model_card
 from fnetlib.params import ParameterError, TransferParams
 from fnetlib.records import RecordStore
 from fnetlib.teacher import fingerprint, load_teacher
@@ -180,6 +182,24 @@ def test_distillation_brings_every_layer_nearer(params, text):
     assert all(module.p == 0.1 for module in student.modules() if isinstance(module, torch.nn.Dropout))
 
 
+@pytest.mark.parametrize("logits_weight", [0.0, 1.0])
+def test_errors_are_of_the_text_as_the_student_is_trained_on_it(params, text, logits_weight):
+    """Without masks, unless the masked-LM predictions are matched too."""
+    asked = params(model="fnet", adapt="distill", steps=4, logits_weight=logits_weight)
+    record, student = run(asked, text)
+    teacher = load_teacher(asked.teacher)
+    masking = DataCollatorForLanguageModeling(teacher.tokenizer, mlm_probability=asked.masking)
+    rows = module.masked_once(module.pack(text.held_out, teacher.tokenizer, asked.length), masking).with_format("torch")[:]
+    ids = rows["input_ids"] if logits_weight else torch.where(rows["labels"] == -100, rows["input_ids"], rows["labels"])
+    assert (ids == teacher.tokenizer.mask_token_id).any() == bool(logits_weight) and len(ids) <= module.EVALUATED_TOGETHER
+    with torch.no_grad():
+        ours, theirs = (model.eval()(input_ids=ids, output_hidden_states=True).hidden_states[1:]
+                        for model in (student.bert, build_student(teacher, "bert", "mlm")[0].bert))
+    expected = layer_errors(ours, theirs)
+    found = [record.metrics.validation[f"layer_{i}_error"] for i in range(1, 1 + len(expected))]
+    assert found == pytest.approx(expected.tolist(), abs=2e-6) and record.metrics.validation["errors_with_masks"] == bool(logits_weight)
+
+
 def test_the_saved_folder_is_ready_for_the_hub(params, text, tmp_path):
     record, _ = run(params(model="fnet+gated", adapt="distill", steps=4), text)
     card = ModelCard.load(tmp_path / "model" / "README.md")
@@ -191,6 +211,16 @@ def test_the_saved_folder_is_ready_for_the_hub(params, text, tmp_path):
     names = {}
     exec(code, names)
     assert names["model"].config.mixers == ["gated"] * 4 and names["tokenizer"].mask_token == "[MASK]"
+
+
+def test_the_card_names_what_is_on_the_hub(params, text):
+    record, student = run(params(model="fnet", adapt="distill", steps=4, logits_weight=1.0), text)
+    here = model_card(record, "mine", student.config)
+    assert here.data.base_model is None and here.data.datasets is None
+    assert "the teacher's hidden states and its masked-LM predictions" in here.text and "of their variance, mean over layers" in here.text
+    hub = {name: getattr(record, name).model_copy(update={"source": "hub"}) for name in ("teacher", "data")}
+    card = model_card(record.model_copy(update=hub), "mine", student.config)
+    assert card.data.base_model == record.teacher.name and card.data.datasets == ["wikimedia/wikipedia"]
 
 
 def test_the_readmes_lines_adapt_and_load(params, text, tmp_path, tiny_teacher_folder, monkeypatch):

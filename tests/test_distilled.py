@@ -32,7 +32,7 @@ def test_errors_are_the_last_ones_and_their_mean(results):
 
 def test_table_and_figure(results):
     text = distilled.table(results).markdown()
-    assert "| hybrid-2 | 2 | states | 0.0005 | 10% | 120 | 3.9 | 4.000 | 0.300 | 0.600 |" in text
+    assert "| hybrid-2 | 2 | states | 0.0005 | 10% | 120 | 3.9 | 4.000 | 0.300‡ | 0.600 |" in text
     figure = distilled.figure(results)
     panels = [axis for axis in figure.axes if axis.get_visible()]
     assert [axis.get_title() for axis in panels] == ["1 minutes, teacher minilm", "2 minutes, teacher minilm"]
