@@ -1,8 +1,8 @@
 """XATL's claim, tested on encoders: how much sooner a student that inherits BERT's shared parts reaches the loss of one
 trained from scratch, and what it gains at the same compute (Choi 2024, arXiv 2404.02684: up to 2.5x and 2.6 %).
 
-Here is the comparison of the transferred arm at every budget, before and after fine-tuning, and its
-figure. The runs are read in `xatl_runs.py`.
+Here is the comparison of the transferred arm at every budget, before and after fine-tuning, and what the report shows of
+the rest: `arms`, `curves`, `arm_curves`. The runs are read in `xatl_runs.py`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ import pandas as pd
 from .results import Results, is_grid, metric_title, natural, tagged, task_title
 from .statistics import summarise
 from .tables import NONE, Table, mean_sd, number
-from .xatl_plots import curves
+from .xatl_arms import arms
+from .xatl_arms import sentences as arm_sentences
+from .xatl_plots import arm_curves, curves
 from .xatl_runs import FROM_SCRATCH, TRANSFERRED, budget_names, headline, held_out, speedups, students, times
 
-__all__ = ["curves", "entries", "glue", "glue_gains", "rates", "sentences", "table"]
+__all__ = ["arm_curves", "arms", "curves", "entries", "glue", "glue_gains", "rates", "sentences", "table"]
 
 
 def table(results: Results) -> Table:
@@ -104,7 +106,7 @@ def _best(loss: float, best: bool) -> str:
 
 
 def sentences(results: Results) -> list[str]:
-    """What inheriting is worth against training from scratch, one sentence a student."""
+    """What inheriting is worth against training from scratch, one sentence a student; then what XATL's other arms are."""
     lines = []
     for model, part in headline(speedups(results)).groupby("model", sort=False):
         rows = list(part.sort_values("steps").itertuples())
@@ -117,7 +119,7 @@ def sentences(results: Results) -> list[str]:
             f"sooner" + (f"; after the longest budget its loss is {number(last.loss)} against {number(last.scratch_loss)}"
                          if pd.notna(last.loss) else "") + "."
             + (f" At {', '.join(weak)} the rival is hardly below token frequencies." if weak else ""))
-    return lines
+    return lines + arm_sentences(results)
 
 
 def glue_gains(results: Results) -> pd.DataFrame:

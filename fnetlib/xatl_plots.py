@@ -1,4 +1,4 @@
-"""XATL's figure: what inheriting saves at every budget."""
+"""XATL's figures: what inheriting saves at every budget, and the other arms at the smallest one."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from matplotlib.ticker import NullLocator
 
 from .plots import _empty, _finish, _panels
 from .results import Results, tagged
+from .xatl_arms import compare
 from .xatl_runs import FROM_SCRATCH, TRANSFERRED, best_rates, crossing, headline, held_out, speedups, students
 
 INK = {FROM_SCRATCH: "#333333", TRANSFERRED: "#0072B2"}
+SPARE = ("#D55E00", "#E69F00", "#009E73", "#CC79A7", "#882255", "#56B4E9", "#999933", "#44AA99")
 NOTHING = "no student was trained on with text: 02_transfer with adapt does"
 
 
@@ -84,3 +86,57 @@ def _clocks(axis: Axes, best: pd.DataFrame, first: float) -> None:
         clock.set_ticks([first * unit, *(steps * unit for steps in budgets)])
         clock.set_major_formatter(lambda x, _: f"{x:,.0f}" if x >= 10 else f"{x:.2g}")
         clock.set_minor_locator(NullLocator())
+
+
+def arm_curves(results: Results) -> Figure:
+    """Every arm at the smallest budget, its best rate, a panel a student; a dot is where LIT unfroze.
+
+    The axis ends a little above what token frequencies alone give and the untrained swap; of an arm that ends above, that
+    is said in words.
+    """
+    title = tagged("XATL's arms at the smallest budget", results.tag)
+    data = compare(results)
+    if data.empty:
+        return _empty(title, NOTHING)
+    names = list(dict.fromkeys(data["model"]))
+    arms = list(dict.fromkeys(data["arm"]))
+    ink = INK | dict(zip((name for name in arms if name not in INK), SPARE * len(arms)))
+    figure, axes = _panels(len(names), 2, height=4.0)
+    for axis, name in zip(axes, names):
+        _arms(axis, data[data["model"] == name], ink)
+        axis.set_title(name, fontsize=10)
+        axis.set_ylabel("held-out loss, nats")
+    return _finish(figure, title, handles=[
+        *(plt.Line2D([], [], color=ink[name], label=_short(name)) for name in arms),
+        *[plt.Line2D([], [], color="0.3", marker="o", ls="", ms=5, label="unfrozen")] * bool(data["unfrozen_at_step"].notna().any()),
+        plt.Line2D([], [], color="0.5", lw=0.8, ls=":", label="token frequencies alone")], columns=2)
+
+
+def _short(name: str) -> str:
+    """`LIT freezes embeddings (0.01, 1)`, `only embeddings, norms`."""
+    return name.removeprefix(f"{TRANSFERRED}, ").replace(f"{TRANSFERRED}: ", "only ")
+
+
+def _arms(axis: Axes, part: pd.DataFrame, ink: dict[str, str]) -> None:
+    """One student's arms; steps are linear."""
+    unigram = next((value for r in part.itertuples() if (value := r.record.metrics.validation.get("unigram_loss"))), None)
+    start = [held_out(r.record, "step")[0][1] for r in part.itertuples() if r.arm == TRANSFERRED]
+    top, above = max([part["loss"].median(), *start, unigram or 0]) + 0.3, []
+    if unigram:
+        axis.axhline(unigram, color="0.5", lw=0.8, ls=":")
+    for r in part.itertuples():
+        line = held_out(r.record, "step")
+        axis.plot(*zip(*line), lw=1.8 if r.arm in INK else 1.2, color=ink[r.arm], zorder=3 if r.arm in INK else 2)
+        if pd.notna(r.unfrozen_at_step):
+            axis.plot(r.unfrozen_at_step, _at(line, r.unfrozen_at_step), "o", ms=5, color=ink[r.arm], zorder=4)
+        if r.loss > top:
+            above.append(f"{_short(r.arm)} ends at {r.loss:.2f}")
+    axis.set_ylim(part["loss"].min() - 0.2, top)
+    axis.set_xlabel(f"steps of {part['tokens'].iloc[0] / part['steps'].iloc[0]:,.0f} tokens")
+    if above:
+        axis.text(0.98, 0.97, "above: " + "\n".join(above), transform=axis.transAxes, ha="right", va="top", fontsize=8)
+
+
+def _at(line: list[tuple[float, float]], step: float) -> Any:
+    """The loss at a step, linear between evaluations."""
+    return next((y + (z - y) * (step - x) / (w - x) for (x, y), (w, z) in zip(line, line[1:]) if x <= step <= w), line[-1][1])

@@ -1,5 +1,6 @@
 """XATL's comparison, from records whose loss curves are straight lines: every speed-up and gain is known."""
 
+import dataclasses
 import math
 
 import pytest
@@ -7,8 +8,8 @@ from factories import finetune_record, fingerprint, student_record
 from factories import results_of as results_of_records
 from matplotlib import pyplot as plt
 
-from fnetlib import xatl, xatl_runs
-from fnetlib.records import Teacher
+from fnetlib import xatl, xatl_arms, xatl_runs
+from fnetlib.records import Parameters, Teacher
 
 
 def results_of(folder, records):
@@ -24,6 +25,12 @@ def taught(record, teacher):
     """The same run from another teacher."""
     moved = record.model_copy(update={"teacher": Teacher(name=teacher, source="package", fingerprint=fingerprint(teacher))})
     return moved.model_copy(update={"run_id": moved.identity})
+
+
+def frozen(record, trainable, step):
+    """The same run by LIT: what it had to train, and when it unfroze."""
+    return record.model_copy(update={"parameters": Parameters(total=1000, trainable=trainable),
+                                     "timing": {**record.timing, "unfrozen_at_step": step}})
 
 
 @pytest.fixture
@@ -169,6 +176,82 @@ def test_the_same_run_twice_shows_both_losses(tmp_path):
     assert "`fnet` after 100 steps at 0.0005: 4.500, 5.000" in text and "| 4.500 (only rate) |" in text
 
 
+@pytest.fixture
+def arms(tmp_path):
+    """One rate beside another for LIT and transferred, the arms from `second`, the transferred arm from `minilm` too."""
+    distilled = line(end=8.5, start=8.0, adapt="distill")
+    distilled.metrics.history[-1]["layer_errors"] = [0.1, 0.42]
+    lit = {"lit_threshold": 0.01, "lit_patience": 1, "start": 7.0}
+    return results_of(tmp_path, [
+        line(end=5.0, groups="none"), line(end=3.05, start=7.0), line(end=4.02, start=7.0, learning_rate=3e-3), *(taught(record, "second") for record in (
+            line(end=3.0, start=7.0), line(end=4.0, start=7.0, learning_rate=3e-3),
+            frozen(line(end=2.8, freeze="embeddings", **lit), 500, 25),
+            frozen(line(end=3.8, freeze="embeddings", learning_rate=3e-3, **lit), 500, 25),
+            frozen(line(end=3.4, freeze="output_projection", **lit), 5, None),
+            frozen(line(end=3.01, freeze="feed_forward", **lit), 50, 50),
+            line(end=4.6, groups="embeddings"), line(end=4.7, groups="embeddings,norms"), distilled)),
+        line(end=4.5, steps=200, groups="none"), line(end=2.0, steps=200, start=7.0)])
+
+
+def test_arms_stand_beside_the_transferred_one_of_their_teacher(arms):
+    text = xatl.arms(arms).markdown()
+    assert "## `fnet`, teacher `second`" in text and "| transferred | 0.0005 (lowest rate) | 3.000 | – | – | 2.0x | – | – |" in text
+    assert "| transferred, LIT freezes embeddings (0.01, 1) | 0.0005 (lowest rate) | 2.800 | −0.200 | −0.200, −0.200 | 2.1x | 25 | 500 of 1,000 |" in text
+    assert "| transferred, LIT freezes output projection (0.01, 1) | 0.0005 (only rate) | 3.400 | +0.400 | +0.400, – | 1.8x | – | 5 of 1,000 |" in text
+    rows = [row.split(" | ")[0] for row in text.splitlines() if row.startswith("| ")][2:]
+    assert rows[:3] == ["| from scratch", "| transferred: embeddings", "| transferred: embeddings, norms"] and rows[-1] == "| distilled"
+    assert "trains its gain alone" in text and "`fnet` 5 parameters" in text and "hidden states, not on the masked-LM loss" in text
+    assert "`fnet` +0.050 (`minilm`, 0.0005)" in text and "Without a record" not in text
+    assert list(xatl_arms.compare(arms)["steps"].unique()) == [100]
+
+
+def test_what_the_preset_plans_and_lacks_is_named(tmp_path):
+    second = "minilm-mlm-4000-seed1"
+    results = results_of(tmp_path, [line(steps=600, groups="none"), *(taught(record, second) for record in (
+        line(end=3.0, steps=600), line(end=3.0, steps=600, groups="embeddings")))])
+    assert "Without a record: transferred (fnet, 0.0003)" in xatl.arms(results).markdown()
+    assert "transferred, LIT freezes feed forward (0.01, 1) (fnet, 0.001)" in xatl_arms.missing(results)
+    assert not any("hybrid" in text for text in xatl_arms.missing(results))  # no such student is compared here
+
+
+def test_sentences_say_what_each_arm_is_worth(arms):
+    _, freezing, distillation, components = xatl.sentences(arms)
+    assert "embeddings −0.200 (unfrozen at step 25), feed forward +0.010 (unfrozen at step 50), output projection +0.400 (never unfrozen)" in freezing
+    assert "differs by up to 0.050; beyond that it helps with embeddings and hurts with output projection" in freezing  # 0.01 is neither
+    assert "lower in 1 of 3 (0.0005), 1 of 1 (0.003)" in freezing
+    assert "8.500 under the teacher's resting head against 3.000 transferred (+5.500), above the 8.000 of the untrained swap, and no better" in distillation
+    assert "off by 0.42 of their variance" in distillation
+    assert "5.000 from scratch (5.000 at its best rate), then embeddings −0.400, norms +0.100, feed forward + output projection + " in components
+    assert components.endswith("−1.700, which makes 3.000.")
+
+
+def test_freezing_does_nothing_within_what_a_repeat_differs_by(tmp_path):
+    by_lit = frozen(line(end=2.99, freeze="embeddings", lit_threshold=0.01, lit_patience=1), 500, 25)
+    results = results_of(tmp_path, [line(end=5.0, groups="none"), line(end=3.0), by_lit, taught(line(end=3.05), "second")])
+    assert "differs by up to 0.050; beyond that it helps with none and hurts with none" in xatl.sentences(results)[1]
+
+
+def test_arms_figure_marks_where_lit_unfroze(arms):
+    figure = xatl.arm_curves(arms)
+    axis, = figure.axes
+    dots = sorted(line.get_xydata()[0].tolist() for line in axis.lines if line.get_marker() == "o")
+    assert dots == [[25, pytest.approx(5.95)], [50, pytest.approx(5.005)]]
+    assert axis.texts[0].get_text() == "above: distilled ends at 8.50"
+    legend = [t.get_text() for t in figure.legends[0].get_texts()]
+    assert len(legend) == len(set(legend)) and {"LIT freezes embeddings (0.01, 1)", "only embeddings, norms", "unfrozen"} <= set(legend)
+    colours = [line.get_color() for line in axis.lines if len(line.get_xydata()) == 5]
+    assert len(colours) == len(set(colours)) == 8  # one an arm
+    plt.close(figure)
+
+
+def test_figures_and_tables_of_synthetic_data_say_so(arms):
+    synthetic = dataclasses.replace(arms, tag="synthetic")
+    assert "SYNTHETIC" in xatl.arms(synthetic).title and "SYNTHETIC" in xatl.table(synthetic).title
+    for figure in (xatl.curves(synthetic), xatl.arm_curves(synthetic)):
+        assert "SYNTHETIC" in figure.get_suptitle()
+        plt.close(figure)
+
+
 def test_gain_on_glue_is_transferred_over_from_scratch_at_the_same_budget(tmp_path):
     scratch, ours, longer = line(end=5.0, groups="none"), line(end=3.0), line(end=2.0, steps=200)
 
@@ -210,5 +293,7 @@ def test_glue_shows_each_teacher_and_says_where_the_arms_differ(tmp_path):
 def test_without_students_it_says_how_to_make_them(tmp_path):
     results = results_of(tmp_path, [line("bert", end=1.0, start=2.0)])
     assert "-p groups none" in xatl.table(results).markdown() and xatl.entries(results) == {} and xatl.sentences(results) == []
+    assert "-p freeze" in xatl.arms(results).markdown()
     assert "| Arm |" not in xatl.rates(results).markdown() and "-p student FOLDER" in xatl.glue(results).markdown()
     plt.close(xatl.curves(results))
+    plt.close(xatl.arm_curves(results))
