@@ -86,8 +86,9 @@ SECTIONS: dict[str, Callable[[Results], str]] = {
         "glance": tables_glance.glance, "quality": tables.quality, "runs": tables.runs, "differences": tables.differences, "missing": tables.missing,
         "published": tables.compared, "ablation": tables_repair.ablation, "closed_form": tables_repair.closed_form,
         "padding": tables_repair.padding, "precision": tables_training.precision, "grid": tables_training.grid,
-        "teachers": tables_training.teachers, "xatl": xatl.table, "xatl-rates": xatl.rates, "xatl-glue": xatl.glue,
-        "recovery": recovery.table, "placement": tables_placement.table, "gpus": tables_gpus.table, "distilled": distilled.table, "choice": choice.choice, "speed": tables_speed.speed, "finetuning": tables_speed.finetuning,
+        "teachers": tables_training.teachers, "xatl": xatl.table, "xatl-arms": xatl.arms, "xatl-rates": xatl.rates, "xatl-glue": xatl.glue,
+        "recovery": recovery.table, "placement": tables_placement.table, "gpus": tables_gpus.table, "distilled": distilled.table,
+        "choice": choice.choice, "speed": tables_speed.speed, "finetuning": tables_speed.finetuning,
         "throughput": tables_throughput.table, "targets": tables_targets.table,
         "published-speed": tables_speed.published_speed}.items()},
 }

@@ -541,7 +541,7 @@ def test_notebook_makes_the_report(tmp_path):
     assert {"summary.json", "tables/quality-synthetic.md", "tables/quality-synthetic.csv", "tables/speed.md",
             "figures/quality-synthetic.png", "figures/loss-curves-synthetic.png"} <= written
     outputs = [o for c in nbformat.read(tmp_path / "out.ipynb", as_version=4).cells for o in c.get("outputs", [])]
-    assert sum("image/png" in o.get("data", {}) for o in outputs) == 13  # each figure once
+    assert sum("image/png" in o.get("data", {}) for o in outputs) == 14  # each figure once
     assert not any(o.output_type == "error" for o in outputs)
 
 

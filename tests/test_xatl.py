@@ -1,13 +1,15 @@
 """XATL's comparison, from records whose loss curves are straight lines: every speed-up and gain is known."""
 
+import dataclasses
 import math
 
 import pytest
-from factories import finetune_record, student_record
+from factories import finetune_record, fingerprint, student_record
 from factories import results_of as results_of_records
 from matplotlib import pyplot as plt
 
-from fnetlib import xatl
+from fnetlib import xatl, xatl_arms, xatl_runs
+from fnetlib.records import Parameters, Teacher
 
 
 def results_of(folder, records):
@@ -17,6 +19,18 @@ def results_of(folder, records):
 def line(model="fnet", end=5.0, steps=100, start=9.0, **values):
     """Held-out loss falls evenly from `start` to `end`."""
     return student_record(model, steps=steps, losses=[start + (end - start) * i / 4 for i in range(5)], **values)
+
+
+def taught(record, teacher):
+    """The same run from another teacher."""
+    moved = record.model_copy(update={"teacher": Teacher(name=teacher, source="package", fingerprint=fingerprint(teacher))})
+    return moved.model_copy(update={"run_id": moved.identity})
+
+
+def frozen(record, trainable, step):
+    """The same run by LIT: what it had to train, and when it unfroze."""
+    return record.model_copy(update={"parameters": Parameters(total=1000, trainable=trainable),
+                                     "timing": {**record.timing, "unfrozen_at_step": step}})
 
 
 @pytest.fixture
@@ -31,24 +45,25 @@ def results(tmp_path):
 
 
 def test_arms_say_how_a_student_started(results):
-    assert set(xatl.students(results)["arm"]) == {
+    assert set(xatl_runs.students(results)["arm"]) == {
         "from scratch", "transferred", "transferred, LIT freezes embeddings (0.01, 1)", "transferred: embeddings, norms",
         "distilled"}
-    assert set(xatl.students(results)["model"]) == {"fnet"}
+    assert set(xatl_runs.students(results)["model"]) == {"fnet"}
 
 
 def test_distillation_with_predictions_is_an_arm_of_its_own(tmp_path):
     results = results_of(tmp_path, [line(end=5.0, groups="none"), line(end=4.0, start=8.0, adapt="distill", logits_weight=1.0),
                                     line(end=4.5, start=8.0, adapt="distill")])
-    assert set(xatl.students(results)["arm"]) == {"from scratch", "distilled, and masked-LM", "distilled"}
+    assert set(xatl_runs.students(results)["arm"]) == {"from scratch", "distilled, and masked-LM", "distilled"}
 
 
 def test_speedup_is_the_budget_over_the_steps_to_the_same_loss(results):
-    found = {(r.arm, r.steps): r for r in xatl.speedups(results).itertuples()}
+    found = {(r.arm, r.steps): r for r in xatl_runs.speedups(results).itertuples()}
     plain = found["transferred", 100]
     # from scratch ends at 5.0, the best of its three rates; 7 -> 3 in 100 steps is there after 50, 7 -> 2 in 200 after 80
     assert plain.scratch_loss == 5.0 and plain.speedup == pytest.approx(2.0) and plain.gain == pytest.approx(2.0)
-    assert plain.inside and not found["transferred", 200].inside  # a single rate was tried at 200 steps
+    assert plain.scratch_edge == "" and found["transferred", 200].scratch_edge == "only rate"
+    assert plain.edge == "lowest rate"  # of two
     longer = found["transferred", 200]  # 4.0 is reached after 75 and 120 steps
     assert longer.speedup == pytest.approx(200 / 75) and longer.loss == 2.0 and not longer.at_start
     assert math.isnan(found["distilled", 100].speedup) and found["distilled", 100].gain == pytest.approx(-0.9)
@@ -56,11 +71,11 @@ def test_speedup_is_the_budget_over_the_steps_to_the_same_loss(results):
 
 
 def test_a_swap_that_is_there_untrained_counts_from_its_first_evaluation(tmp_path):
-    assert xatl.crossing([(0, 3.0), (10, 2.0)], 4.0) == 10 and xatl.crossing([(0, 3.0)], 2.0) is None
-    assert xatl.crossing([(0, 4.0), (10, 2.0)], 3.0) == 10  # nor anywhere before it
-    assert xatl.crossing([(0, 3.0), (10, 2.0), (20, 1.0)], 1.5) == pytest.approx(15)
+    assert xatl_runs.crossing([(0, 3.0), (10, 2.0)], 4.0) == 10 and xatl_runs.crossing([(0, 3.0)], 2.0) is None
+    assert xatl_runs.crossing([(0, 4.0), (10, 2.0)], 3.0) == 10  # nor anywhere before it
+    assert xatl_runs.crossing([(0, 3.0), (10, 2.0), (20, 1.0)], 1.5) == pytest.approx(15)
     results = results_of(tmp_path, [line(end=5.0, groups="none"), line(end=3.0, start=4.0)])
-    row, = xatl.speedups(results).itertuples()
+    row, = xatl_runs.speedups(results).itertuples()
     assert row.at_start and row.speedup == 4  # the first of four evaluations
     assert "at least 4.0x (untrained)" in xatl.table(results).markdown()
     figure = xatl.curves(results)
@@ -74,42 +89,167 @@ def test_seconds_are_those_of_a_run_alone(tmp_path):
     results = results_of(tmp_path, [
         line(end=5.0, groups="none", timing=crowd), line(end=3.0, start=7.0, timing=crowd),
         line(end=3.0, start=7.0, adapt="distill", timing=crowd), line(end=6.0, start=7.0, steps=20)])
-    found = {r.arm: r for r in xatl.speedups(results).itertuples()}
+    found = {r.arm: r for r in xatl_runs.speedups(results).itertuples()}
     assert found["transferred"].seconds_speedup == pytest.approx(2.0) == found["distilled"].speedup
     assert math.isnan(found["distilled"].seconds_speedup)
-    by_arm = xatl.students(results).set_index(["arm", "steps"])["s_per_step"]
+    by_arm = xatl_runs.students(results).set_index(["arm", "steps"])["s_per_step"]
     assert by_arm["from scratch", 100] == 0.5 and math.isnan(by_arm["distilled", 100])
 
 
 def test_only_the_same_batches_compare(tmp_path):
     results = results_of(tmp_path, [line(end=5.0, groups="none"), line(end=3.0), line(end=2.0, shortest=8),
                                     line("hybrid-2", end=2.0)])
-    assert sorted(xatl.students(results)["loss"]) == [3.0, 5.0]
+    assert sorted(xatl_runs.students(results)["loss"]) == [3.0, 5.0]
 
 
 def test_crippled_rivals_are_named(tmp_path):
     results = results_of(tmp_path, [line(end=7.2, groups="none", timing={"shared": True}), line(end=3.0)])
-    row, = xatl.speedups(results).itertuples()
+    row, = xatl_runs.speedups(results).itertuples()
     assert not row.clear
     text = xatl.table(results).markdown()
-    assert "near unigram, edge" in text and "| 3.3x |" in text
+    assert "near unigram, only rate" in text and "| 3.3x |" in text
     assert xatl.entries(results) == {}  # nothing is claimed against a rival that has learned no more than frequencies
     assert "At 1x the rival is hardly below token frequencies" in xatl.sentences(results)[0]
 
 
 def test_tables_figure_and_summary(results):
     text = xatl.table(results).markdown()
-    assert "`fnet`" in text and "2.0x" in text and "transferred, LIT freezes embeddings (0.01, 1)" in text
+    assert "| 1x: 3.3 M tokens | 5.000 | 2.0x | 2.0x | 3.000 (lowest rate) | 2.000 | 40.0 |" in text and "LIT" not in text
     assert "| from scratch | 100 | 3.3 | 5.500 | **5.000** | – | 5.200 |" in xatl.rates(results).markdown()
     figure = xatl.curves(results)
-    steps, seconds = figure.axes
-    assert "2.7x" in {t.get_text() for t in steps.texts} & {t.get_text() for t in seconds.texts}
+    axis, = figure.axes
+    assert {"2.0x", "2.7x"} <= {t.get_text() for t in axis.texts}
+    bar, = (line.get_xydata().tolist() for line in axis.lines if line.get_linestyle() == "--" and line.get_xydata()[1][0] == 200)
+    assert bar == [[pytest.approx(75), 4.0], [200, 4.0]]  # from where the loss is reached to where the from-scratch run ends
+    seconds, = axis.child_axes
+    assert seconds.get_xlabel().endswith("test CPU") and [t.get_text() for t in seconds.get_xticklabels()] == ["12", "50", "100"]
     assert "token frequencies alone" in {t.get_text() for t in figure.legends[0].get_texts()}
     plt.close(figure)
     assert xatl.entries(results) == {"fnet": {
-        "speedup": {"1x": 2.0, "2x": pytest.approx(200 / 75, abs=1e-4)}, "gain_loss_pct": {"1x": 40.0, "2x": 50.0}}}
-    sentence, = xatl.sentences(results)
+        "speedup": {"1x": 2.0, "2x": pytest.approx(200 / 75, abs=1e-4)}, "speedup_is_lower_bound": {"1x": False, "2x": False},
+        "gain_loss_pct": {"1x": 40.0, "2x": 50.0}}}
+    sentence = xatl.sentences(results)[0]
     assert "2.0x, 2.7x sooner" in sentence and "2.000 against 4.000" in sentence
+
+
+def test_there_by_the_first_evaluation_is_a_lower_bound(tmp_path):
+    results = results_of(tmp_path, [line(end=7.0, groups="none"), line(end=1.0), line(end=5.0, steps=200, groups="none"), line(end=1.0, steps=200)])
+    first, second = xatl_runs.speedups(results).sort_values("steps").itertuples()
+    assert first.at_least and not first.at_start and first.speedup == 4  # 9 -> 7 within the first of four evaluations
+    assert not second.at_least and second.speedup == 4  # 200 over 50
+    assert "| at least 4.0x |" in xatl.table(results).markdown() and "loss at least 4.0x, 4.0x sooner" in xatl.sentences(results)[0]
+    assert xatl.entries(results)["fnet"]["speedup_is_lower_bound"] == {"1x": True, "2x": False}
+    figure = xatl.curves(results)
+    assert {t.get_text() for t in figure.axes[0].texts} == {"≥ 4.0x", "4.0x"}
+    plt.close(figure)
+
+
+def test_budgets_are_named_by_the_smallest_even_where_its_rival_is_crippled(tmp_path):
+    results = results_of(tmp_path, [line(end=7.2, groups="none"), line(end=3.0), line(end=5.0, steps=200, groups="none"), line(end=3.0, steps=200)])
+    assert list(xatl.entries(results)["fnet"]["speedup"]) == ["2x"]
+
+
+def test_a_budget_has_one_teacher_and_no_mean_over_them(tmp_path):
+    scratch = [line(end=5.0, groups="none"), line(end=4.0, steps=200, groups="none"), line(end=3.5, steps=400, groups="none")]
+    results = results_of(tmp_path, [
+        *scratch, line(end=2.5, steps=200), taught(line(end=1.0), "z-teacher"), taught(line(end=2.0, steps=400), "z-teacher"),
+        taught(line(end=1.5), "a-teacher")])
+    shown = {r.steps: (r.teacher, r.loss) for r in xatl_runs.headline(xatl_runs.speedups(results)).itertuples()}
+    assert shown == {100: ("z-teacher", 1.0), 200: ("minilm", 2.5), 400: ("z-teacher", 2.0)}  # most runs before name
+    assert xatl.entries(results)["fnet"]["gain_loss_pct"] == {"1x": 80.0, "2x": 37.5, "4x": pytest.approx(42.8571)}
+    text = xatl.table(results).markdown()
+    assert "| z-teacher |" in text and "`fnet` 1.500 after 100 steps (`a-teacher`)" in text and "From teacher" not in text
+
+
+def test_seconds_are_of_one_gpu(tmp_path):
+    """The from-scratch run's own GPU has no pace alone: both are told by that of the other."""
+    away = line(end=5.0, groups="none", timing={"shared": True})
+    results = results_of(tmp_path, [away.model_copy(update={"env": {**away.env, "device_name": "another GPU"}}), line(end=3.0, start=7.0)])
+    assert set(xatl_runs.students(results)["gpu"]) == {"test CPU"} and set(xatl_runs.students(results)["s_per_step"]) == {0.5}
+    assert xatl_runs.speedups(results)["seconds_speedup"].tolist() == [pytest.approx(2.0)]
+
+
+def test_the_same_run_twice_shows_both_losses(tmp_path):
+    results = results_of(tmp_path, [line(end=5.0, groups="none"), taught(line(end=4.5, groups="none"), "other"), line(end=3.0)])
+    assert "| from scratch | 100 | 3.3 | 5.000, **4.500** |" in xatl.rates(results).markdown()
+    text = xatl.table(results).markdown()
+    assert "`fnet` after 100 steps at 0.0005: 4.500, 5.000" in text and "| 4.500 (only rate) |" in text
+
+
+@pytest.fixture
+def arms(tmp_path):
+    """One rate beside another for LIT and transferred, the arms from `second`, the transferred arm from `minilm` too."""
+    distilled = line(end=8.5, start=8.0, adapt="distill")
+    distilled.metrics.history[-1]["layer_errors"] = [0.1, 0.42]
+    lit = {"lit_threshold": 0.01, "lit_patience": 1, "start": 7.0}
+    return results_of(tmp_path, [
+        line(end=5.0, groups="none"), line(end=3.05, start=7.0), line(end=4.02, start=7.0, learning_rate=3e-3), *(taught(record, "second") for record in (
+            line(end=3.0, start=7.0), line(end=4.0, start=7.0, learning_rate=3e-3),
+            frozen(line(end=2.8, freeze="embeddings", **lit), 500, 25),
+            frozen(line(end=3.8, freeze="embeddings", learning_rate=3e-3, **lit), 500, 25),
+            frozen(line(end=3.4, freeze="output_projection", **lit), 5, None),
+            frozen(line(end=3.01, freeze="feed_forward", **lit), 50, 50),
+            line(end=4.6, groups="embeddings"), line(end=4.7, groups="embeddings,norms"), distilled)),
+        line(end=4.5, steps=200, groups="none"), line(end=2.0, steps=200, start=7.0)])
+
+
+def test_arms_stand_beside_the_transferred_one_of_their_teacher(arms):
+    text = xatl.arms(arms).markdown()
+    assert "## `fnet`, teacher `second`" in text and "| transferred | 0.0005 (lowest rate) | 3.000 | – | – | 2.0x | – | – |" in text
+    assert "| transferred, LIT freezes embeddings (0.01, 1) | 0.0005 (lowest rate) | 2.800 | −0.200 | −0.200, −0.200 | 2.1x | 25 | 500 of 1,000 |" in text
+    assert "| transferred, LIT freezes output projection (0.01, 1) | 0.0005 (only rate) | 3.400 | +0.400 | +0.400, – | 1.8x | – | 5 of 1,000 |" in text
+    rows = [row.split(" | ")[0] for row in text.splitlines() if row.startswith("| ")][2:]
+    assert rows[:3] == ["| from scratch", "| transferred: embeddings", "| transferred: embeddings, norms"] and rows[-1] == "| distilled"
+    assert "trains its gain alone" in text and "`fnet` 5 parameters" in text and "hidden states, not on the masked-LM loss" in text
+    assert "`fnet` +0.050 (`minilm`, 0.0005)" in text and "Without a record" not in text
+    assert list(xatl_arms.compare(arms)["steps"].unique()) == [100]
+
+
+def test_what_the_preset_plans_and_lacks_is_named(tmp_path):
+    second = "minilm-mlm-4000-seed1"
+    results = results_of(tmp_path, [line(steps=600, groups="none"), *(taught(record, second) for record in (
+        line(end=3.0, steps=600), line(end=3.0, steps=600, groups="embeddings")))])
+    assert "Without a record: transferred (fnet, 0.0003)" in xatl.arms(results).markdown()
+    assert "transferred, LIT freezes feed forward (0.01, 1) (fnet, 0.001)" in xatl_arms.missing(results)
+    assert not any("hybrid" in text for text in xatl_arms.missing(results))  # no such student is compared here
+
+
+def test_sentences_say_what_each_arm_is_worth(arms):
+    _, freezing, distillation, components = xatl.sentences(arms)
+    assert "embeddings −0.200 (unfrozen at step 25), feed forward +0.010 (unfrozen at step 50), output projection +0.400 (never unfrozen)" in freezing
+    assert "differs by up to 0.050; beyond that it helps with embeddings and hurts with output projection" in freezing  # 0.01 is neither
+    assert "lower in 1 of 3 (0.0005), 1 of 1 (0.003)" in freezing
+    assert "8.500 under the teacher's resting head against 3.000 transferred (+5.500), above the 8.000 of the untrained swap, and no better" in distillation
+    assert "off by 0.42 of their variance" in distillation
+    assert "5.000 from scratch (5.000 at its best rate), then embeddings −0.400, norms +0.100, feed forward + output projection + " in components
+    assert components.endswith("−1.700, which makes 3.000.")
+
+
+def test_freezing_does_nothing_within_what_a_repeat_differs_by(tmp_path):
+    by_lit = frozen(line(end=2.99, freeze="embeddings", lit_threshold=0.01, lit_patience=1), 500, 25)
+    results = results_of(tmp_path, [line(end=5.0, groups="none"), line(end=3.0), by_lit, taught(line(end=3.05), "second")])
+    assert "differs by up to 0.050; beyond that it helps with none and hurts with none" in xatl.sentences(results)[1]
+
+
+def test_arms_figure_marks_where_lit_unfroze(arms):
+    figure = xatl.arm_curves(arms)
+    axis, = figure.axes
+    dots = sorted(line.get_xydata()[0].tolist() for line in axis.lines if line.get_marker() == "o")
+    assert dots == [[25, pytest.approx(5.95)], [50, pytest.approx(5.005)]]
+    assert axis.texts[0].get_text() == "above: distilled ends at 8.50"
+    legend = [t.get_text() for t in figure.legends[0].get_texts()]
+    assert len(legend) == len(set(legend)) and {"LIT freezes embeddings (0.01, 1)", "only embeddings, norms", "unfrozen"} <= set(legend)
+    colours = [line.get_color() for line in axis.lines if len(line.get_xydata()) == 5]
+    assert len(colours) == len(set(colours)) == 8  # one an arm
+    plt.close(figure)
+
+
+def test_figures_and_tables_of_synthetic_data_say_so(arms):
+    synthetic = dataclasses.replace(arms, tag="synthetic")
+    assert "SYNTHETIC" in xatl.arms(synthetic).title and "SYNTHETIC" in xatl.table(synthetic).title
+    for figure in (xatl.curves(synthetic), xatl.arm_curves(synthetic)):
+        assert "SYNTHETIC" in figure.get_suptitle()
+        plt.close(figure)
 
 
 def test_gain_on_glue_is_transferred_over_from_scratch_at_the_same_budget(tmp_path):
@@ -131,8 +271,29 @@ def test_gain_on_glue_is_transferred_over_from_scratch_at_the_same_budget(tmp_pa
     assert xatl.entries(results)["fnet"]["gain_rte"] == {"1x": 0.2}
 
 
+def test_glue_shows_each_teacher_and_says_where_the_arms_differ(tmp_path):
+    scratch, ours = line(end=5.0, groups="none"), line(end=3.0)
+    again, second = taught(scratch, "second"), taught(ours, "second")
+
+    def tuned(student, seed, score):
+        return taught(finetune_record("rte", "fnet", seed, score, training="inherited", minutes=0.8, student=student.run_id), student.teacher.name)
+
+    results = results_of(tmp_path, [
+        scratch, again, ours, second, tuned(scratch, 1, 0.55), tuned(scratch, 2, 0.57), tuned(again, 1, 0.5), tuned(ours, 1, 0.6),
+        *(tuned(second, seed, 0.7) for seed in (1, 2, 3))])
+    first, other = xatl.glue_gains(results).itertuples()
+    assert (first.teacher, first.transferred_n, other.teacher, other.transferred_n) == ("minilm", 1, "second", 3)
+    assert first.scratch == other.scratch == pytest.approx(0.56) and first.scratch_n == 2  # two from-scratch students are not mixed
+    text = xatl.glue(results).markdown()
+    assert "| minilm | 0.560 ± 0.014 (2) | 0.600 ± – (1) |" in text
+    assert "| second (from scratch: minilm) | 0.560 ± 0.014 (2) | 0.700 ± 0.000 (3) |" in text
+    assert xatl.entries(results)["fnet"]["gain_rte"] == {"1x": 0.04}  # of the teacher that its other figures are from
+
+
 def test_without_students_it_says_how_to_make_them(tmp_path):
     results = results_of(tmp_path, [line("bert", end=1.0, start=2.0)])
     assert "-p groups none" in xatl.table(results).markdown() and xatl.entries(results) == {} and xatl.sentences(results) == []
+    assert "-p freeze" in xatl.arms(results).markdown()
     assert "| Arm |" not in xatl.rates(results).markdown() and "-p student FOLDER" in xatl.glue(results).markdown()
     plt.close(xatl.curves(results))
+    plt.close(xatl.arm_curves(results))

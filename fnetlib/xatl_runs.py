@@ -1,0 +1,192 @@
+"""The runs of XATL's experiment, from records of stage `adapt`: which arm each belongs to, and how arms compare.
+
+An arm is a way to start and to train: `from scratch` (`-p groups none`), `transferred`, `transferred, LIT freezes ...`
+(`-p freeze`), `distilled` (`-p adapt distill`; `distilled, and masked-LM` with `-p logits_weight` too), `transferred: ...`
+(some component groups only, the ablation of XATL's section 4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd
+
+from .records import Record, solo_seconds
+from .results import Results, natural
+
+FROM_SCRATCH, TRANSFERRED = "from scratch", "transferred"
+
+
+def arm(record: Record) -> str:
+    """The arm that a record of continued training belongs to."""
+    return arm_of(record.params)
+
+
+def arm_of(params: dict[str, Any]) -> str:
+    """The arm of a run with these parameters (TransferParams.adaptation)."""
+    if params["adapt"] == "distill":
+        return "distilled, and masked-LM" if params.get("logits_weight") else "distilled"
+    if params["groups"] == "none":
+        return FROM_SCRATCH
+    groups = "" if params["groups"] == "all" else f": {params['groups'].replace(',', ', ').replace('_', ' ')}"
+    if "freeze" in params:
+        return (f"{TRANSFERRED}{groups}, LIT freezes {params['freeze'].replace('_', ' ')} "
+                f"({params['lit_threshold']:g}, {params['lit_patience']})")
+    return f"{TRANSFERRED}{groups}"
+
+
+def held_out(record: Record, clock: str) -> list[tuple[float, float]]:
+    """(clock, held-out loss in nats) points; clock: `tokens`, `step` or `seconds`."""
+    return [(entry[clock], entry["eval_loss"]) for entry in record.metrics.history if entry["eval_loss"] is not None]
+
+
+def crossing(points: list[tuple[float, float]], loss: float) -> float | None:
+    """Where a curve first reaches a loss, linear between its points; None if it never does.
+
+    Never before the first evaluation after the start: the swap itself may be there untrained, and a share of a budget
+    cannot be nothing.
+    """
+    if len(points) > 1 and points[0][1] <= loss:
+        return points[1][0]
+    for place, ((x, above), (y, below)) in enumerate(zip(points, points[1:])):
+        if below <= loss < above:
+            return y if place == 0 else x + (y - x) * (above - loss) / (above - below)
+    return None
+
+
+def at_first_evaluation(points: list[tuple[float, float]], loss: float) -> bool:
+    """Whether `crossing` is only an upper bound: the loss is reached no later than the first evaluation after the start."""
+    return len(points) > 1 and min(points[0][1], points[1][1]) <= loss
+
+
+def regime(record: Record) -> tuple:
+    """What two runs must share to have seen the same batches in the same order."""
+    return (record.data.fingerprint, record.seed, *(record.params.get(name) for name in ("batch_size", "length", "shortest")))
+
+
+def students(results: Results) -> pd.DataFrame:
+    """One row a run of a student that was trained from scratch too, on the same batches for as many steps: model, arm, teacher,
+    learning_rate, seed, steps, tokens, loss (nats), unigram, s_per_step (alone on `gpu`, one for all runs of a model; None if no
+    run measured that), clear, and the record.
+
+    teacher: whose weights it starts with, empty from scratch. clear: whether the final loss is below what token frequencies
+    alone give by 0.2 nats or more.
+    """
+    records = [r for r in results.adapt if r.model != "bert" and r.metrics and r.metrics.headline.last is not None]
+    budgets = {(r.model, regime(r), r.timing["steps"]) for r in records if arm(r) == FROM_SCRATCH}
+    compared = [r for r in records if (r.model, regime(r), r.timing["steps"]) in budgets]
+    gpus = {model: _common_gpu([r for r in compared if r.model == model], records) for model in {r.model for r in compared}}
+    rows = []
+    for r in compared:
+        name, gpu = arm(r), gpus[r.model]
+        teacher = "" if name == FROM_SCRATCH or r.teacher is None else r.teacher.name
+        rows.append({"model": r.model, "arm": name, "teacher": teacher, "learning_rate": r.params["learning_rate"], "seed": r.seed,
+                     "steps": r.timing["steps"], "tokens": r.metrics.history[-1]["tokens"],
+                     "loss": r.metrics.headline.last, "unigram": r.metrics.validation.get("unigram_loss"),
+                     "s_per_step": _pace(r, gpu, records), "gpu": gpu, "record": r})
+    frame = pd.DataFrame(rows, columns=["model", "arm", "teacher", "learning_rate", "seed", "steps", "tokens", "loss", "unigram",
+                                        "s_per_step", "gpu", "record"])
+    frame["clear"] = frame["loss"] < frame["unigram"].astype(float) - 0.2
+    return frame
+
+
+def _common_gpu(runs: list[Record], records: list[Record]) -> str | None:
+    """The GPU on which most of a student's runs would have a known pace: seconds of two GPUs do not compare."""
+    names = sorted({str(r.env.get("device_name")) for r in records})
+    return max(names, key=lambda gpu: sum(_pace(r, gpu, records) is not None for r in runs), default=None)
+
+
+def _pace(record: Record, gpu: str | None, records: list[Record]) -> float | None:
+    """Seconds a step alone on `gpu`, wherever the run itself was."""
+    if record.env.get("device_name") != gpu:  # its own time says nothing then
+        record = record.model_copy(update={"env": {**record.env, "device_name": gpu}, "timing": {**record.timing, "shared": True}})
+    seconds = solo_seconds(record, records)
+    return seconds and seconds / record.timing["steps"]
+
+
+def edge(tried: Iterable[float], best: float) -> str:
+    """Where among the learning rates tried the best one lies, if not inside: `lowest rate`, `highest rate`, `only rate`."""
+    tried = set(tried)
+    if len(tried) == 1:
+        return "only rate"
+    return "lowest rate" if best == min(tried) else "highest rate" if best == max(tried) else ""
+
+
+def best_rates(frame: pd.DataFrame) -> pd.DataFrame:
+    """Of each (model, arm, teacher, steps, seed) the run with the lowest final loss, and the `edge` of its learning rate."""
+    rows = []
+    for _, part in frame.groupby(["model", "arm", "teacher", "steps", "seed"], sort=False):
+        best = part.loc[part["loss"].astype(float).idxmin()]
+        rows.append({**best, "edge": edge(part["learning_rate"], best["learning_rate"])})
+    return pd.DataFrame(rows, columns=[*frame.columns, "edge"])
+
+
+def speedups(results: Results) -> pd.DataFrame:
+    """One row a (student, from-scratch run, other arm, its teacher): the share of its budget that the arm needs for the same loss.
+
+    `speedup`: from-scratch steps over the arm's, at the from-scratch run's final loss, from the arm's runs the one that
+    is there first; `at_least`: one is there at its first evaluation, so that it may be more; `at_start`: before any step;
+    `seconds_speedup`: the same in seconds alone on the device, where both paces are known; `loss`, `edge`: of the arm's best
+    run of as many steps; `gain`: its final loss below the other's, in nats. None where the arm has no such run.
+    """
+    frame, rows = students(results), []
+    best = best_rates(frame)
+    for scratch in best[best["arm"] == FROM_SCRATCH].itertuples():
+        rivals = frame[(frame["model"] == scratch.model) & (frame["seed"] == scratch.seed) & (frame["arm"] != FROM_SCRATCH)]
+        rows += [{"arm": name, "teacher": teacher, **_against(scratch, part), **_equal(scratch, part)}
+                 for (name, teacher), part in rivals.groupby(["arm", "teacher"], sort=False)]
+    return pd.DataFrame(rows, columns=["model", "arm", "teacher", "seed", "steps", "tokens", "scratch_rate", "scratch_loss", "unigram",
+                                       "clear", "scratch_edge", "speedup", "at_least", "at_start", "seconds_speedup", "rate", "loss",
+                                       "edge", "gain"])
+
+
+def _against(scratch: Any, part: pd.DataFrame) -> dict[str, Any]:
+    """A from-scratch run, a row of `best_rates`, and how much sooner the runs of one arm are at its loss."""
+    curves = [(held_out(r.record, "step"), r.s_per_step) for r in part.itertuples()]
+    reached = [(at, points, pace) for points, pace in curves if (at := crossing(points, scratch.loss)) is not None]
+    seconds = [at * pace for at, _, pace in reached if pd.notna(pace)]
+    return {"model": scratch.model, "seed": scratch.seed, "steps": scratch.steps, "tokens": scratch.tokens,
+            "scratch_rate": scratch.learning_rate, "scratch_loss": scratch.loss, "unigram": scratch.unigram,
+            "clear": bool(scratch.clear), "scratch_edge": scratch.edge,
+            "speedup": scratch.steps / min(at for at, _, _ in reached) if reached else None,
+            "at_least": any(at_first_evaluation(points, scratch.loss) for _, points, _ in reached),
+            "at_start": any(points[0][1] <= scratch.loss for _, points, _ in reached),
+            "seconds_speedup": scratch.steps * scratch.s_per_step / min(seconds)
+            if seconds and pd.notna(scratch.s_per_step) else None}
+
+
+def _equal(scratch: Any, part: pd.DataFrame) -> dict[str, Any]:
+    """The arm's best run of as many steps as the from-scratch one; nothing if it has none."""
+    equal = part[part["steps"] == scratch.steps]
+    if equal.empty:
+        return {"rate": None, "loss": None, "edge": "", "gain": None}
+    best = equal.loc[equal["loss"].idxmin()]
+    return {"rate": best["learning_rate"], "loss": best["loss"], "edge": edge(equal["learning_rate"], best["learning_rate"]),
+            "gain": scratch.loss - best["loss"]}
+
+
+def headline(data: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `speedups` that the report leads with: the transferred arm, one teacher a (student, budget).
+
+    Of several teachers the one with a run of as many steps; of those the one with the most such runs, so that budgets
+    compare; then by name. Never a mean over teachers.
+    """
+    plain = data[data["arm"] == TRANSFERRED]
+    equal = plain[plain["loss"].notna()]["teacher"].value_counts()
+    first = sorted(set(plain["teacher"]), key=lambda name: (-equal.get(name, 0), natural(name)))
+    rank = plain["loss"].isna() * len(first) + plain["teacher"].map(first.index)
+    return plain.loc[[part.idxmin() for _, part in rank.groupby([plain["model"], plain["seed"], plain["steps"]], sort=False)]]
+
+
+def budget_names(steps: Iterable[int]) -> dict[int, str]:
+    """steps -> `1x`, `2x`, ...: from-scratch budgets as multiples of the smallest."""
+    budgets = sorted(set(steps))
+    return {count: f"{count / budgets[0]:g}x" for count in budgets}
+
+
+def times(value: float | None, at_least: bool = False, at_start: bool = False) -> str | None:
+    """`5.3x`; `at least 20.0x` where the first evaluation is already below, `(untrained)` where the swap itself is."""
+    if value is None or pd.isna(value):
+        return None
+    return ("at least " if at_least else "") + f"{value:.1f}x" + (" (untrained)" if at_start else "")
