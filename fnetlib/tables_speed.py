@@ -82,26 +82,23 @@ def speed(results: Results) -> Table:
 
 
 SUMMARISED = {"gpu": "bf16", "cpu": "fp32"}  # the precision that one would run
-
-
 RULE = "Each ratio is within one mode: of those that both were measured in, side by side, the one in which BERT is fastest"
 
 
-def fastest(records: list[Record]) -> pd.DataFrame:
+def fastest(records: list[Record], shape: str = "bert-base") -> pd.DataFrame:
     """Every model beside BERT, one row a (where, device, tokens, length, kind, model): how many times as fast as BERT and as
     the bound it is, in `mode`; as the best peer, which is `peer`, in `peer_mode`; its peak memory over BERT's in `peak_mode`.
 
     RULE says which mode (eager, compiled; the faster of several backends) each ratio is of. Ratios are medians within rounds,
-    for BERT's time differs between sessions. BERT-base shape; bf16 on a GPU, fp32 on a CPU. The device that most was measured
-    on comes first.
+    for BERT's time differs between sessions. bf16 on a GPU, fp32 on a CPU. The device that most was measured on comes first.
     """
     data = speed_frame(records)
-    data = data[(data["shape"] == "bert-base") & (data["status"] == "finished") & ~data["padded"].astype(bool)]
+    data = data[(data["shape"] == shape) & (data["status"] == "finished") & ~data["padded"].astype(bool)]
     data = data.assign(where=["gpu" if str(device).startswith("cuda") else "cpu" for device in data["device"]])
     data = data[data["precision"] == data["where"].map(SUMMARISED)]
     measured = data.groupby("device_name")["length"].transform("size")
     data = data.assign(measured=measured).sort_values("measured", ascending=False, kind="stable")
-    key, parts = ["where", "device_name", "tokens", "length"], []
+    key, parts = ["where", "device_name", "shape", "tokens", "length"], []
     for values, group in data.groupby(key, sort=False):
         parts += [_beside_bert(group, kind).assign(**dict(zip(key, values)), kind=kind) for kind in KINDS]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*key, "kind", *_BESIDE])
@@ -132,9 +129,9 @@ def _best_peer(rows: pd.DataFrame) -> pd.DataFrame:
     return pairs.rename(columns={"mode": "peer_mode"})[["model", "peer", "peer_mode", "vs_best_peer"]]
 
 
-def on_one_device(records: list[Record], models: Collection[str], kind: str = "train") -> pd.DataFrame:
+def on_one_device(records: list[Record], models: Collection[str], kind: str = "train", shape: str = "bert-base") -> pd.DataFrame:
     """The rows of `fastest` with a ratio to BERT on the one device, a GPU if there is any, that most of `models` were measured on."""
-    data = fastest(records)
+    data = fastest(records, shape)
     data = data[(data["kind"] == kind) & data["vs_bert"].notna()]
     data = data[data["where"] == "gpu"] if (data["where"] == "gpu").any() else data
     groups = [group for _, group in data.groupby(["device_name", "tokens"], sort=False)]

@@ -16,7 +16,7 @@ from factories import (
 )
 from matplotlib.figure import Figure
 
-from fnetlib import plots, plots_repair, readme, tables, tables_glance, tables_repair, tables_speed, tables_training
+from fnetlib import plots, plots_frontier, plots_repair, readme, tables, tables_glance, tables_repair, tables_speed, tables_training
 from fnetlib.config import recipe
 from fnetlib.params import AnalysisParams
 from fnetlib.presets import load_preset
@@ -132,7 +132,7 @@ def test_synthetic_is_said_in_every_title_and_file_name(made):
         table = results.keep(build(results))
         assert "SYNTHETIC" in table.title, table.name
     figures = {"quality": plots.quality(results), "loss-curves": plots.loss_curves(results.runs),
-               "metric-curves": plots.metric_curves(results.runs), "frontier": plots.frontier(results),
+               "metric-curves": plots.metric_curves(results.runs), "frontier": plots_frontier.frontier(results),
                "published": plots.beside_published(results), "ablation": plots_repair.ablation(results),
                "padding": plots_repair.padding(results), "teachers": plots_repair.teachers(results),
                "swap-effects": plots_repair.swap_effects(results)}
@@ -390,7 +390,7 @@ def test_everything_is_made_of_partial_records(made, records):
         text = build(results)
         assert not re.search(r"\b(nan|None|NaN|inf)\b", text), name
     for figure in (plots.quality(results), plots.loss_curves(results.runs), plots.metric_curves(results.runs),
-                   plots.speed_by_length(results), plots.frontier(results), plots.beside_published(results),
+                   plots.speed_by_length(results), plots_frontier.frontier(results), plots.beside_published(results),
                    plots_repair.swap_effects(results), plots_repair.padding(results), plots_repair.ablation(results),
                    plots_repair.teachers(results)):
         assert isinstance(figure, Figure)
