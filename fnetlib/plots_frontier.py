@@ -17,7 +17,7 @@ from matplotlib.transforms import Bbox
 
 from .plots import _empty, _fill, _finish, _panels, colour
 from .results import GROUP, Results, cells, metric_title, model_key, tagged, task_title
-from .tables_speed import SUMMARISED, on_one_device
+from .tables_speed import SUMMARISED, main_shape, on_one_device
 
 RECIPES = ("tuned_plain", "tuned")  # without either, the first recipe that there is
 LENGTH = 512  # tokens; else the nearest that was measured
@@ -64,8 +64,7 @@ def _chosen(table: pd.DataFrame) -> list[pd.DataFrame]:
 
 
 def _speeds(results: Results, models: set[str]) -> pd.DataFrame:
-    shapes = [r.params["shape"] for r in results.efficiency]
-    data = on_one_device(results.efficiency, models, shape="bert-base" if "bert-base" in shapes or not shapes else shapes[0])
+    data = on_one_device(results.efficiency, models, shape=main_shape(results.efficiency))
     data = data[data["model"].isin(models)]
     nearest = min(data["length"], key=lambda n: abs(math.log(n / LENGTH)), default=LENGTH)
     return data[data["length"] == nearest]

@@ -60,7 +60,8 @@ def scaling(records: list[Record]) -> Table:
                     f"{kind}_faster_from": crossover(list(ratios["length"]), list(ratios[f"{kind}_vs_bert"].astype(float)))}
         rows.append(row)
     data, sections = pd.DataFrame(rows), {}
-    for key, group in data.groupby(SETTING, sort=False, dropna=False) if len(data) else ():
+    several = data[data["lengths"].str.contains(",")] if len(data) else data
+    for key, group in several.groupby(SETTING, sort=False, dropna=False) if len(several) else ():
         shown = sorted(group.itertuples(), key=lambda r: model_key(r.model))
         sections[setting_title(key)] = pd.DataFrame([{
             "Model": r.model, "Lengths": r.lengths,
@@ -70,7 +71,7 @@ def scaling(records: list[Record]) -> Table:
                getattr(r, f"{kind}_faster_from") for kind in KINDS}} for r in shown])
     notes = [f"Exponents e of n^e, of a sequence's time and peak memory, fitted to the lengths from {FROM} tokens ({FEWEST} at least): "
              "1 is linear, 2 quadratic. *faster from*: interpolated between measured lengths."]
-    return Table("scaling", "Growth with the sequence's length", data, sections, notes if len(data) else ["Not measured here."])
+    return Table("scaling", "Growth with the sequence's length", data, sections, notes if sections else ["Not measured here: it needs several lengths."])
 
 
 def padding(records: list[Record]) -> Table:

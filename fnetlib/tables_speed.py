@@ -138,6 +138,25 @@ def on_one_device(records: list[Record], models: Collection[str], kind: str = "t
     return max(groups, key=lambda group: len(set(group["model"]) & set(models)), default=data)
 
 
+def main_shape(records: list[Record]) -> str:
+    """BERT-base's, where it was measured; else that of the first record."""
+    shapes = [record.params["shape"] for record in records]
+    return "bert-base" if "bert-base" in shapes or not shapes else shapes[0]
+
+
+def of_one_device(records: list[Record]) -> list[Record]:
+    """The newest records of our recipes in the main shape and the precision that one would run, shortest sequences first, on the
+    device, a GPU if there is any, that most recipes were measured on: devices beside one another are no curve."""
+    found: dict[tuple, dict[tuple, Record]] = {}
+    for r in sorted(records, key=lambda r: r.ended):
+        gpu, p = str(r.env.get("device")).startswith("cuda"), r.params
+        recipe = not r.model.endswith(PADDED) and r.model not in PEER_NAMES and p.get("backend") in (None, "auto")
+        if recipe and r.status == "finished" and (p["shape"], p["precision"]) == (main_shape(records), SUMMARISED["gpu" if gpu else "cpu"]):
+            found.setdefault((gpu, r.env["device_name"], p["tokens"]), {})[r.model, p["length"], p["mode"]] = r
+    best = max(found, key=lambda key: (key[0], len({model for model, *_ in found[key]}), len(found[key])), default=None)
+    return sorted(found.get(best, {}).values(), key=lambda r: (r.params["length"], model_key(r.model)))
+
+
 def entries(results: Results) -> dict[str, Any]:
     """The summary's figures: `speed.<gpu|cpu>.n<length>.<train|infer>.<model>` = {vs_bound, vs_bert, vs_best_peer, device, mode,
     peer_mode}, how many times as fast (peer_mode: the mode of vs_best_peer), and `memory.n<length>.<model>` = {vs_bert, device,

@@ -365,6 +365,20 @@ def test_one_device_is_the_one_on_which_most_of_the_models_were_measured():
     assert tables_speed.on_one_device([efficiency_record("fnet")], {"fnet"}).device_name.tolist() == ["test CPU"]
 
 
+def test_figures_of_one_device_take_the_newest_records_of_our_recipes():
+    new = {"ended": "2026-02-01T00:00:00+00:00"}
+    records = [*(gpu_run(model, 2, length=n) for model in ("bert", "fnet") for n in (512, 128)), gpu_run("fnet", 3, repeats=9, **new),
+               gpu_run("fnet", 4, precision="fp16"), gpu_run("fnet", 4, backend="fft"), gpu_run("fnet", 4, shape="minilm"),
+               gpu_run("longformer", 1), gpu_run("bigbird", 1), gpu_run("fnet:padded", 1),
+               *(gpu_run("bert", 1, length=n, name="another") for n in (128, 512, 2048, 8192, 16384)),
+               *(efficiency_record(model) for model in ("bert", "fnet", "hybrid-2"))]
+    found = tables_speed.of_one_device(records)
+    assert [(r.model, r.params["length"]) for r in found] == [("bert", 128), ("fnet", 128), ("bert", 512), ("fnet", 512)]
+    assert found[1].params["repeats"] == 9 and {r.env["device_name"] for r in found} == {"test GPU"}
+    assert [r.model for r in tables_speed.of_one_device(records[-3:])] == ["bert", "fnet", "hybrid-2"]
+    assert tables_speed.of_one_device([]) == []
+
+
 def test_speed_settings_stay_apart_and_the_newest_measurement_counts(made):
     again = efficiency_record(speedup=1.5, repeats=9, ended="2026-02-01T00:00:00+00:00")
     results = made(efficiency_record(), again, efficiency_record(speedup=2.0, backend="fft"))
@@ -557,9 +571,12 @@ def test_notebook_makes_the_report(tmp_path):
                                progress_bar=False, cwd=tmp_path)
     written = {str(p.relative_to(results)) for p in results.rglob("*") if p.is_file() and "runs" != p.parent.name}
     assert {"summary.json", "tables/quality-synthetic.md", "tables/quality-synthetic.csv", "tables/speed.md",
-            "figures/quality-synthetic.png", "figures/loss-curves-synthetic.png"} <= written
+            "figures/quality-synthetic.png", "figures/loss-curves-synthetic.png", "tables/scaling.md", "tables/scaling.csv",
+            "tables/padded-speed.md", "tables/mixing.md", "tables/fit.md", "tables/flops.csv", "tables/onnx.md", "figures/breakdown.png",
+            "figures/mixing-roofline.png", "figures/memory.png", "tables/runtimes-synthetic.md"} <= written
+    assert "tables/fit.csv" not in written  # nothing was measured
     outputs = [o for c in nbformat.read(tmp_path / "out.ipynb", as_version=4).cells for o in c.get("outputs", [])]
-    assert sum("image/png" in o.get("data", {}) for o in outputs) == 13  # each figure once
+    assert sum("image/png" in o.get("data", {}) for o in outputs) == 16  # each figure once
     assert not any(o.output_type == "error" for o in outputs)
 
 
