@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from . import (
-    choice, distilled, estimates, recovery, tables, tables_glance, tables_repair, tables_speed, tables_throughput, tables_training, xatl,
+    choice, distilled, estimates, recovery, tables, tables_glance, tables_repair, tables_scaling, tables_speed, tables_throughput, tables_training, xatl,
 )
 from .presets import names as preset_names
 from .results import (
@@ -85,7 +85,7 @@ def write_summary(results: Results) -> Path:
 
 def findings(results: Results) -> str:
     """The main findings beside the table at a glance, as sentences: what repairs the swap, what inheriting saves, speed."""
-    parts = [tables_repair.ablation_sentences, xatl.sentences, recovery.sentences, tables_throughput.sentences, choice.sentences]
+    parts = [tables_repair.ablation_sentences, xatl.sentences, recovery.sentences, tables_throughput.sentences, choice.sentences, tables_scaling.sentences]
     lines = [line for sentences in parts for line in sentences(results)]
     return "\n".join([*_synthetic(results), *lines, *(f"\n{note}" for note in footnotes(results.primary))]) + "\n"
 
@@ -107,7 +107,8 @@ def _sentences(results: Results, parts: list[Callable[[Results], list[str]]]) ->
         lines.append(where + "; ".join(_scored(r, clear is not False) for r in group.itertuples()) + "." + weak)
     for sentences in parts:
         lines += sentences(results)
-    lines += _speed_sentences(tables_speed.speed_frame(results.efficiency)) + tables_throughput.sentences(results) + choice.sentences(results)
+    lines += _speed_sentences(tables_speed.speed_frame(results.efficiency)) + (
+        tables_throughput.sentences(results) + choice.sentences(results) + tables_scaling.sentences(results))
     return "\n".join([*lines, *(f"\n{note}" for note in footnotes(runs))]) + "\n"
 
 
@@ -148,7 +149,7 @@ SECTIONS: dict[str, Callable[[Results], str]] = {
         "padding": tables_repair.padding, "precision": tables_training.precision, "grid": tables_training.grid,
         "teachers": tables_training.teachers, "xatl": xatl.table, "xatl-rates": xatl.rates, "xatl-glue": xatl.glue,
         "recovery": recovery.table, "distilled": distilled.table, "choice": choice.choice, "speed": tables_speed.speed, "finetuning": tables_speed.finetuning,
-        "throughput": tables_throughput.table,
+        "throughput": tables_throughput.table, "runtimes": tables_throughput.runtimes,
         "published-speed": tables_speed.published_speed}.items()},
 }
 
