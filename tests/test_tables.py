@@ -203,11 +203,12 @@ def test_differences_are_paired_by_seed(made):
 def test_missing_cells_are_listed(made):
     results = made(*study_records(tasks=("cola",)))
     table, cells = tables.missing(results), results.preset.cells()
-    have = {("study", "minilm", "cola", m, "", s) for m in ("bert", "fnet-naive", "fnet") for s in range(1, 6)}
-    wanted = [(c.training, c.teacher, c.task, c.model, c.student, c.seed) for c in cells]
-    assert list(table.data.columns) == ["training", "teacher", "task", "model", "student", "seed"]
+    have = {("study", "study", "minilm", "cola", m, "", s) for m in ("bert", "fnet-naive", "fnet") for s in range(1, 6)}
+    wanted = [(c.sweep, c.training, c.teacher, c.task, c.model, c.student, c.seed) for c in cells]
+    assert list(table.data.columns) == ["sweep", "training", "teacher", "task", "model", "student", "seed"]
     assert sorted(map(tuple, table.data.values)) == sorted(cell for cell in wanted if cell not in have)
     assert len(wanted) - len(table.data) == 15 and f"15 of {len(wanted)} runs" in table.markdown()
+    assert "| solo_grouped | solo | minilm |" in table.markdown()  # two sweeps, one recipe
 
 
 def test_runs_of_a_teacher_that_was_trained_again_are_shown_under_their_weights(made):
