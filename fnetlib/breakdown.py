@@ -166,7 +166,8 @@ def figure(records: list[Record]) -> Figure:
         axis.grid(axis="y", visible=False)
         axis.set(title=f"{length} tokens, {precision}", xlabel="ms" if group["on_gpu"].all() else f"× {'BERT' if 'bert' in table.index else table.index[0]}'s step")
     shown = [part for part in PARTS if part in set(data["part"])]
-    return _finish(made, title, handles=[Patch(color=INK[part], label=part) for part in shown])
+    devices = ", ".join(dict.fromkeys(r.env["device_name"] for r in records if r.timing.get("parts")))
+    return _finish(made, f"{title}\n{devices}", handles=[Patch(color=INK[part], label=part) for part in shown])
 
 
 def sentences(records: list[Record]) -> str:

@@ -1,4 +1,4 @@
-"""When to choose what: every model in its fastest mode beside BERT in its own, by length, and what is left of the quality."""
+"""When to choose what: every model beside BERT in the same mode, by length, and what is left of the quality."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pandas as pd
 
 from .results import Results, cells, model_key, task_title
 from .tables import NONE, Table, number
-from .tables_speed import fastest
+from .tables_speed import RULE, fastest
 
 OURS = ("fnet", "hybrid-2")
 WORDS = {"train": "training", "infer": "inference"}
@@ -21,16 +21,16 @@ def choice(results: Results) -> Table:
         rows = []
         for length, part in sorted(group.groupby("length"), key=lambda item: item[0]):
             of = part.set_index("model")
-            peers = of[of["is_peer"]]
-            best = peers["vs_bert"].astype(float).idxmax() if peers["vs_bert"].notna().any() else None
+            mode = of["mode"].get("bert", NONE)
+            beside = of[(of["mode"] == mode) & (of.index != "bound")]["vs_bert"].dropna()
             rows.append({"Length": length,
                          **{model: _cell(of, model) for model in sorted((*OURS, "bound"), key=model_key)},
-                         "best peer": f"{_cell(of, best)} {best}" if best else NONE,
-                         "BERT's mode": of["mode"].get("bert", NONE),
-                         "fastest of all": max((m for m in of.index if m != "bound"), key=lambda m: -of["seconds"][m])})
+                         "fnet × best peer": _against_peer(of, "fnet"), "BERT's mode": mode,
+                         "fastest in it": beside.idxmax() if len(beside) else NONE})
         sections[f"{device}, {tokens} tokens a step, {WORDS[kind]}"] = pd.DataFrame(rows)
-    notes = ["Times as fast as BERT, each model in the fastest of its measured modes (in brackets: eager, compiled whole or layer "
-             "by layer), BERT-base's shape; bf16 on a GPU, fp32 on a CPU. Above 1: faster than BERT. The bound does not mix at all."]
+    notes = [f"Times as fast as BERT, above 1: faster. {RULE} (in brackets: eager, compiled whole or layer by layer, or layers launched as "
+             "CUDA graphs). BERT-base's shape; bf16 on a GPU, fp32 on a CPU. The bound does not mix at all. *fnet × best peer*: times as fast "
+             "as the peer that comes closest to it."]
     return Table("choice", "When to choose what", data, sections, notes if len(data) else ["Nothing was measured in BERT-base's shape."])
 
 
@@ -38,6 +38,12 @@ def _cell(of: pd.DataFrame, model: str) -> str:
     if model not in of.index or pd.isna(of["vs_bert"][model]):
         return NONE
     return f"{number(of['vs_bert'][model], 2)} ({of['mode'][model]})"
+
+
+def _against_peer(of: pd.DataFrame, model: str) -> str:
+    if model not in of.index or pd.isna(of["vs_best_peer"][model]):
+        return NONE
+    return f"{number(of['vs_best_peer'][model], 2)} ({of['peer_mode'][model]}) {of['peer'][model]}"
 
 
 def sentences(results: Results) -> list[str]:
@@ -49,7 +55,7 @@ def sentences(results: Results) -> list[str]:
         for model, part in sorted(group.sort_values("length").groupby("model"), key=lambda item: model_key(item[0])):
             ratios = ", ".join(f"{number(r.vs_bert, 2)} at {r.length}" for r in part.itertuples())
             parts.append(f"`{model}` {ratios}")
-        lines.append(f"- **Against BERT, each in its fastest mode** ({device}, {tokens} tokens a step, {WORDS[kind]}), times as fast by "
+        lines.append(f"- **Against BERT in the same mode** ({device}, {tokens} tokens a step, {WORDS[kind]}), times as fast by "
                      f"length: {'; '.join(parts)}.")
     return lines + _left(results) * bool(lines)
 

@@ -21,7 +21,7 @@ from .plots import _dashes, _empty, _finish, _length_axis, _panels, colour
 from .records import Record
 from .results import model_key
 from .tables import Table
-from .tables_speed import KINDS, speed, speed_frame
+from .tables_speed import KINDS, main_shape, speed, speed_frame
 
 WORDS = {"train": "training step", "infer": "inference"}
 PART_COLOURS = {"mixing": "#0072B2", "projection": "#56B4E9", "feed-forward": "#B8B8B8", "norms": "#E69F00",
@@ -162,6 +162,18 @@ def trainer_count(params: EfficiencyParams) -> pd.DataFrame:
             shares[f"{n} tokens"] = a / b
         rows[model] = {name: f"{share:.3f}" for name, share in shares.items()}
     return pd.DataFrame(rows).T.rename_axis("share of BERT's FLOPs")
+
+
+def flops_shares(records: list[Record]) -> Table:
+    """The table of `trainer_count` for all recipes and lengths that were measured, and why the 2023 study's figure is what it is."""
+    recipes = [r for r in records if r.model not in PEERS and not r.model.endswith(PADDED) and r.params["shape"] == main_shape(records)]
+    if not recipes:
+        return Table("flops", "FLOPs as a share of BERT's", pd.DataFrame(), {}, ["No recipe was measured."])
+    params = EfficiencyParams.parse({"shape": main_shape(records), "lengths": sorted({r.params["length"] for r in recipes}),
+                                     "models": ",".join(sorted({"bert", *(r.model for r in recipes)}, key=model_key))})
+    data = trainer_count(params).rename_axis("Model").reset_index()
+    return Table("flops", "FLOPs as a share of BERT's", data, {f"shape {params.shape}, a training step": data},
+                 ["By our formulas at each length, and as the Trainer counts. " + study_sentence()])
 
 
 def study_sentence(shape: str = "bert-base") -> str:

@@ -17,7 +17,7 @@ from .provenance import code, environment, now
 from .records import Record, RecordStore, make_run_id
 from .tables import NONE, Table, number
 
-GIB = 2**30
+GB = 10**9  # as a GPU's size is advertised: one of 140 GB has no 140 GiB
 RESERVED = 1.0  # GB that the driver and the libraries take before the first tensor
 STEP = 128  # lengths are multiples
 START, LIMIT, RATIO = 512, 2**20, 1.05
@@ -49,7 +49,7 @@ def measure(params: EfficiencyParams, store: RecordStore, sizes_gb: list[int]) -
     if device != "cuda":
         return []
     total = torch.cuda.get_device_properties(0).total_memory
-    tries = [(model, size) for size in sizes_gb if size * GIB <= total for model in models]
+    tries = [(model, size) for size in sizes_gb if size * GB <= total for model in models]
     records = []
     with tqdm(tries, unit="model", desc="longest sequence") as bar:
         for model, size in bar:
@@ -72,7 +72,7 @@ def run_id(params: EfficiencyParams, model: str, size: int, device_name: str) ->
 
 
 def _search(params: EfficiencyParams, model: str, size: int, name: str, total: int) -> Record:
-    started, allowed, error, tried = now(), (size - RESERVED) * GIB, None, {}
+    started, allowed, error, tried = now(), (size - RESERVED) * GB, None, {}
     precision = params.precisions.split(",")[0]
 
     def fits(length: int) -> bool:

@@ -204,7 +204,7 @@ def table(records: list[Record]) -> Table:
     """Time over the memory's bound by way and length; on a GPU the time too. The fastest in training is bold."""
     data, sections = frame(records), {}
     for (device, width, precision, mode, padded), group in (data.groupby(
-            ["device", "width", "precision", "mode", "padded"], sort=False) if len(data) else ()):
+            ["device", "width", "precision", "mode", "padded"]) if len(data) else ()):
         rows = {}
         for r in group.itertuples():
             cell = f"{number(r.train_vs_copy, 1)} ({number(r.infer_vs_copy, 1)})"
@@ -226,9 +226,9 @@ def roofline(records: list[Record]) -> Figure:
         return _empty(title, "needs a GPU")
     groups: dict[tuple, list[Record]] = {}
     for r in shown:
-        groups.setdefault((r.params["precision"], r.params["mode"]), []).append(r)
+        groups.setdefault((r.params["device"], r.params["precision"], r.params["mode"]), []).append(r)
     figure, axes = _panels(len(groups), 2, height=3.2)
-    for axis, ((precision, mode), found) in zip(axes, groups.items()):
+    for axis, ((device, precision, mode), found) in zip(axes, sorted(groups.items())):
         size = 2 if precision in DTYPES else 4
         moved = [4 * size * r.params["batch"] * r.params["length"] * r.params["width"] for r in found]
         bandwidth = max(m / r.timing["copy"]["infer"]["median_s"] for m, r in zip(moved, found))
@@ -245,7 +245,7 @@ def roofline(records: list[Record]) -> Figure:
             for r in part.itertuples():
                 axis.annotate(str(r.length), (r.intensity, r.flops / r.infer_s / 1e12), xytext=(3, 3), fontsize=6,
                               textcoords="offset points")
-        axis.set(xscale="log", yscale="log", xlabel="FLOPs a byte", ylabel="TFLOP/s", title=f"{precision}, {mode}")
+        axis.set(xscale="log", yscale="log", xlabel="FLOPs a byte", ylabel="TFLOP/s", title=f"{device}, {precision}, {mode}")
         axis.legend(fontsize=7, loc="lower right")
     return _finish(figure, title, handles=[])
 

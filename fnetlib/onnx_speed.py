@@ -24,6 +24,7 @@ from .onnx_export import INPUTS, export
 from .params import PADDED, PEER_NAMES, EfficiencyParams
 from .provenance import code, environment, now
 from .records import Record, RecordStore, make_run_id
+from .results import model_key
 from .tables import Table, number
 
 
@@ -123,11 +124,12 @@ def table(records: list[Record]) -> Table:
                      "vs_bert": bert.timing["onnxruntime"]["median_s"] / own if bert else None,
                      "largest_logit_error": r.timing["largest_logit_error"]})
     data = pd.DataFrame(rows)
-    shown = pd.DataFrame([{
+    sections = {f"{device}, {threads} threads: shape {shape}": pd.DataFrame([{
         "Model": r.model, "Length": r.length, "Batch": r.batch,
         "onnxruntime × torch": f"{number(r.median, 2)} [{number(r.q25, 2)}, {number(r.q75, 2)}]",
         "onnxruntime × BERT's": number(r.vs_bert, 2), "Largest error of a logit": f"{r.largest_logit_error:.0e}"}
-        for r in data.itertuples()])
+        for r in sorted(group.itertuples(), key=lambda r: (r.length, model_key(r.model)))])
+        for (device, threads, shape), group in (data.groupby(["device", "threads", "shape"]) if rows else ())}
     note = ("Inference on the CPU in float32: torch's time over onnxruntime's in the same round, median [quartiles]; and BERT's "
             "median in onnxruntime over the model's.")
-    return Table("onnx", "onnxruntime", data, {"": shown} if rows else {}, [note] if rows else ["Not measured: onnx=True does it."])
+    return Table("onnx", "onnxruntime", data, sections, [note] if rows else ["Not measured: onnx=True does it."])

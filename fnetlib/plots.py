@@ -244,43 +244,6 @@ def _length_axis(axis: Axes, lengths: list[int]) -> None:
     axis.minorticks_off()
 
 
-def frontier(results: Results, length: int = 128) -> Figure:
-    """Score against training speed, both as measured: up and right is better. One panel a task and recipe."""
-    title = tagged("Quality against speed", results.tag)
-    setting, ratios = _reference_speeds(results, length)
-    table = cells(results.primary)  # the speed is that of one precision
-    shown = [bool(n) and re.split(r"[@ ]", name)[0] in ratios for n, name in zip(table.n, table.label)]
-    table = table.iloc[np.flatnonzero(shown)]
-    groups = list(table.groupby([*GROUP, "task"], sort=False, dropna=False))
-    if not groups:
-        return _empty(title, "needs fine-tuning and efficiency records of the same recipes")
-    figure, axes = _panels(len(groups), 3, height=2.8)
-    for axis, ((training, teacher, task), group) in zip(axes, groups):
-        for cell in group.itertuples():
-            spread = 0 if pd.isna(cell.sd) else cell.sd
-            axis.errorbar(ratios[re.split(r"[@ ]", cell.label)[0]], cell.mean, yerr=spread, marker="o", ms=7, capsize=2,
-                          color=colour(cell.label), mfc=_fill(cell.label))
-        axis.axhline(group.chance.dropna().max(), color="#777777", lw=1, ls="--", zorder=0)
-        axis.set_title(f"{task_title(task, group.note)}\n{training}, {str(teacher).split('/')[-1]}", fontsize=9)
-        axis.set(xlabel="training speed, × BERT", ylabel=metric_title(group.metric))
-        axis.margins(x=0.15)
-    return _finish(figure, f"{title}\nspeed of {setting}; scores: mean ± sd, dashed: chance", table.label)
-
-
-def _reference_speeds(results: Results, length: int) -> tuple[str, dict[str, float]]:
-    """Training speed against BERT of each recipe, in one setting: a GPU if there is one, fp32, eager, near `length`."""
-    data = speed_frame(results.efficiency)
-    data = data.dropna(subset="train_vs_bert") if len(data) else data
-    if data.empty:
-        return "", {}
-    rank = pd.DataFrame({"gpu": data.device == "cpu", "fp32": data.precision != "fp32",
-                         "eager": data["mode"] != "eager", "near": (data.length - length).abs()})
-    first = data.loc[rank.sort_values(list(rank)).index[0]]
-    same = data[(data[[*SETTING, "length"]].astype(str) == first[[*SETTING, "length"]].astype(str)).all(axis=1)]
-    shown = f"shape {first['shape']}, {first.length} tokens, {first.precision}, {first['mode']}, {first.device_name}"
-    return shown, {"bert": 1.0, **dict(zip(same.model, same.train_vs_bert.astype(float)))}
-
-
 def beside_published(results: Results) -> Figure:
     """The 2023 study's single runs (diamonds) beside every seed of ours, same training recipe."""
     title = tagged("The 2023 study's published scores beside ours", results.tag)

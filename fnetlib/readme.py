@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 
 from . import (
-    choice, distilled, estimates, recovery, tables, tables_glance, tables_gpus, tables_placement, tables_repair, tables_speed, tables_targets,
-    tables_throughput, tables_training, xatl,
+    choice, distilled, estimates, recovery, tables, tables_glance, tables_gpus, tables_placement, tables_repair, tables_scaling, tables_speed,
+    tables_targets, tables_throughput, tables_training, xatl,
 )
 from .presets import names as preset_names
 from .results import (
@@ -25,7 +25,7 @@ BLOCK = re.compile(r"(<!-- generated:(?P<name>\S+) -->\n)(?P<body>.*?)(<!-- /gen
 def findings(results: Results) -> str:
     """The main findings beside the table at a glance, as sentences: what repairs the swap, what inheriting saves, speed."""
     parts = [tables_repair.ablation_sentences, xatl.sentences, recovery.main_sentences, tables_placement.sentences,
-             tables_gpus.sentences, tables_throughput.sentences, choice.sentences]
+             tables_gpus.sentences, tables_throughput.sentences, choice.sentences, tables_scaling.sentences]
     lines = [line for sentences in parts for line in sentences(results)]
     return "\n".join([*_synthetic(results), *lines, *(f"\n{note}" for note in footnotes(results.primary))]) + "\n"
 
@@ -47,7 +47,8 @@ def _sentences(results: Results, parts: list[Callable[[Results], list[str]]]) ->
         lines.append(where + "; ".join(_scored(r, clear is not False) for r in group.itertuples()) + "." + weak)
     for sentences in parts:
         lines += sentences(results)
-    lines += _speed_sentences(tables_speed.speed_frame(results.efficiency)) + tables_throughput.sentences(results) + choice.sentences(results)
+    lines += _speed_sentences(tables_speed.speed_frame(results.efficiency)) + (
+        tables_throughput.sentences(results) + choice.sentences(results) + tables_scaling.sentences(results))
     return "\n".join([*lines, *(f"\n{note}" for note in footnotes(runs))]) + "\n"
 
 
@@ -89,7 +90,7 @@ SECTIONS: dict[str, Callable[[Results], str]] = {
         "teachers": tables_training.teachers, "xatl": xatl.table, "xatl-arms": xatl.arms, "xatl-rates": xatl.rates, "xatl-glue": xatl.glue,
         "recovery": recovery.table, "placement": tables_placement.table, "gpus": tables_gpus.table, "distilled": distilled.table,
         "choice": choice.choice, "speed": tables_speed.speed, "finetuning": tables_speed.finetuning,
-        "throughput": tables_throughput.table, "targets": tables_targets.table,
+        "throughput": tables_throughput.table, "runtimes": tables_throughput.runtimes, "targets": tables_targets.table,
         "published-speed": tables_speed.published_speed}.items()},
 }
 

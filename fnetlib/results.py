@@ -117,8 +117,12 @@ class Results:
         """The records for the curves."""
         return list(self.primary.record)
 
+    def stage(self, name: str) -> list[Record]:
+        """The records of another stage: what 04_efficiency measures beside whole models (`mixing`, `fit`, `onnx`)."""
+        return RecordStore(self.folder).all(name)
+
     def keep(self, item: Any, name: str = "") -> Any:
-        """Write a table (.md, .csv) or a figure (.png) where the report looks for it; returns it to be shown.
+        """Write a table (.md, and .csv unless nothing was measured) or a figure (.png) where the report looks for it; returns it to be shown.
 
         The file is called synthetic exactly where the title says so: speed is measured on no data set.
         """
@@ -131,7 +135,7 @@ class Results:
             item.savefig(path, dpi=150, metadata={"Software": None})
             paths = [path]
         else:
-            texts = {".md": item.markdown(), ".csv": item.data.to_csv(index=False)}
+            texts = {".md": item.markdown()} | ({".csv": item.data.to_csv(index=False)} if len(item.data.columns) else {})
             paths = [write_text(self.folder / "tables" / f"{stem}{end}", text) for end, text in texts.items()]
         self.written += [path for path in paths if path not in self.written]
         return item

@@ -197,12 +197,12 @@ def _differences_section(part: pd.DataFrame, titles: dict[str, str]) -> pd.DataF
 
 def missing(results: Results) -> Table:
     """The cells of the preset's grid that no record answers; a failed run is a record and is not missing."""
-    key = [*GROUP, "task", "model", "student", "seed"]
+    key = ["sweep", *GROUP, "task", "model", "student", "seed"]
     wanted, lacking = results.preset.cells(), lacking_cells(results.preset, results.finetune.record, results.adapt)
     data = pd.DataFrame([[getattr(cell, name) for name in key] for cell in lacking], columns=key)
-    shown = [{"Training": training, "Teacher": teacher, "Task": task_title(task), "Model": model, "Student": student or NONE,
+    shown = [{"Sweep": sweep, "Training": training, "Teacher": teacher, "Task": task_title(task), "Model": model, "Student": student or NONE,
               "Missing": len(part), "Seeds": ", ".join(map(str, dict.fromkeys(part.seed)))}
-             for (training, teacher, task, model, student), part in data.groupby(key[:-1], sort=False)]
+             for (sweep, training, teacher, task, model, student), part in data.groupby(key[:-1], sort=False)]
     sections = {"": pd.DataFrame(shown)} if shown else {}
     untrained = lacking_students(results.preset, results.adapt)
     if untrained:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from .results import GROUP, Results, cells, footnotes, model_key, tagged, task_title, where
 from .tables import NONE, Table, bert_is_clear, mean_sd, number
-from .tables_speed import fastest
+from .tables_speed import RULE, SUMMARISED, on_one_device
 
 RECIPES = ("tuned", "tuned_plain")  # as they are, and after training on; without any, the first recipe there is
 MODELS = ("fnet-naive", "fnet", "hybrid-2", "fnet+taylor", "hybrid-2+taylor")  # of recipes with adapted students
@@ -26,14 +26,14 @@ def glance(results: Results) -> Table:
     if len(wanted) and runs["minutes"].gt(0).any():
         data = where(data, lambda r: r.label == "bert" or re.split(r"[@ ]", r.label)[0] in MODELS)
     data = data[(data.n > 1) | data.failed.gt(0) | data.diverged.gt(0)] if (data.n > 1).any() else data
-    speed = _speed(results)
+    speed = _speed(results, set(data.label.map(_model)))
     rows = {}
     for (training, teacher), group in data.groupby(GROUP, sort=False, dropna=False):
         for label in sorted(set(group.label), key=model_key):
             row = rows[training, teacher, label] = {"Model": label, "Recipe": training}
             for cell in group[group.label == label].itertuples():
                 row[task_title(cell.task, cell.note)] = _score(cell, bert_is_clear(group[group.task == cell.task]) is not False)
-            row |= {f"× BERT, {length}": speed.get((re.split(r"[@ ]", label)[0], length), NONE) for length in LENGTHS} if speed else {}
+            row |= {f"× BERT, {length}": speed.get((_model(label), length), NONE) for length in LENGTHS} if speed else {}
     frame = pd.DataFrame(rows.values())
     scores = [name for name in dict.fromkeys(name for row in rows.values() for name in row)
               if name not in ("Model", "Recipe") and not name.startswith("×")]
@@ -41,8 +41,8 @@ def glance(results: Results) -> Table:
     notes = ["Mean ± standard deviation (seeds); in brackets what is left of BERT's lead over a constant prediction, BERT of the same "
              "recipe and teacher being 100% (none where BERT itself is within two standard deviations of it). *model@2min*: after two minutes of adaptation. † some runs predict one class."]
     if speed:
-        notes.append(f"*× BERT, n*: training steps of n tokens against BERT's, each in the fastest of its measured modes, BERT-base's shape, on an "
-                     f"{speed['device']} in bf16.")
+        notes.append(f"*× BERT, n*: training steps of n tokens against BERT's, BERT-base's shape, {speed['device']} in {speed['precision']}. {RULE}; "
+                     "it is named where that is not BERT's fastest of all.")
     return Table("glance", tagged("At a glance", results.tag), data, {"": frame[order]} if rows else {}, notes + footnotes(runs))
 
 
@@ -51,11 +51,17 @@ def _score(cell: Any, has_lead: bool) -> str:
     return mean_sd(cell.mean, cell.sd, cell.n) + share + "†" * bool(cell.degenerate)
 
 
-def _speed(results: Results) -> dict[Any, str]:
-    """(model, length) -> times as fast in training as BERT on the first GPU measured; and its name under `device`."""
-    data = fastest(results.efficiency)
-    data = data[(data["where"] == "gpu") & (data["kind"] == "train") & data["vs_bert"].notna()]
+def _model(label: str) -> str:
+    return re.split(r"[@ ]", label)[0]
+
+
+def _speed(results: Results, models: set[str]) -> dict[Any, str]:
+    """(model, length) -> times as fast in training as BERT, on the device that most of `models` were measured on, which is under
+    `device`."""
+    data = on_one_device(results.efficiency, models)
+    data = data[data["where"] == "gpu"]
     if data.empty:
         return {}
-    device = data["device_name"].iloc[0]
-    return {"device": device, **{(r.model, r.length): number(r.vs_bert, 2) for r in data[data["device_name"] == device].itertuples()}}
+    modes = data[data["model"] == "bert"].set_index("length")["mode"]
+    return {"device": data["device_name"].iloc[0], "precision": SUMMARISED["gpu"],
+            **{(r.model, r.length): number(r.vs_bert, 2) + f" ({r.mode})" * (r.mode != modes.get(r.length)) for r in data.itertuples()}}

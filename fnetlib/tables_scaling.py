@@ -10,11 +10,12 @@ import pandas as pd
 
 from .params import PADDED
 from .records import Record
-from .results import model_key
+from .results import Results, model_key
 from .tables import NONE, Table, number
-from .tables_speed import KINDS, SETTING, _spread, setting_title, speed_frame
+from .tables_speed import KINDS, SETTING, SUMMARISED, _spread, fastest, setting_title, speed_frame
 
 FROM = 512  # tokens; below, what does not depend on the length rules
+NAMED = ("bert", "fnet", "hybrid-2", "bound")  # in sentences
 FEWEST = 3  # lengths for an exponent
 
 
@@ -60,7 +61,8 @@ def scaling(records: list[Record]) -> Table:
                     f"{kind}_faster_from": crossover(list(ratios["length"]), list(ratios[f"{kind}_vs_bert"].astype(float)))}
         rows.append(row)
     data, sections = pd.DataFrame(rows), {}
-    for key, group in data.groupby(SETTING, sort=False, dropna=False) if len(data) else ():
+    several = data[data["lengths"].str.contains(",")] if len(data) else data
+    for key, group in several.groupby(SETTING, sort=False, dropna=False) if len(several) else ():
         shown = sorted(group.itertuples(), key=lambda r: model_key(r.model))
         sections[setting_title(key)] = pd.DataFrame([{
             "Model": r.model, "Lengths": r.lengths,
@@ -70,7 +72,7 @@ def scaling(records: list[Record]) -> Table:
                getattr(r, f"{kind}_faster_from") for kind in KINDS}} for r in shown])
     notes = [f"Exponents e of n^e, of a sequence's time and peak memory, fitted to the lengths from {FROM} tokens ({FEWEST} at least): "
              "1 is linear, 2 quadratic. *faster from*: interpolated between measured lengths."]
-    return Table("scaling", "Growth with the sequence's length", data, sections, notes if len(data) else ["Not measured here."])
+    return Table("scaling", "Growth with the sequence's length", data, sections, notes if sections else ["Not measured here: it needs several lengths."])
 
 
 def padding(records: list[Record]) -> Table:
@@ -84,3 +86,45 @@ def padding(records: list[Record]) -> Table:
              "over the time with (1: padding costs nothing). The tokens computed on are the same; what differs is the mask's work."]
     return Table("padded-speed", "What a mask costs", data, sections,
                  notes if len(data) else [f"No model was measured both ways: add e.g. fnet{PADDED} to the models."])
+
+
+def sentences(results: Results) -> list[str]:
+    """A line a GPU: how much there is to win at all, how time grows with the length, and what a mask costs. Of a training step in
+    the mode in which BERT is fastest."""
+    beside = fastest(results.efficiency)
+    beside, lines = beside[(beside["where"] == "gpu") & (beside["kind"] == "train")], []
+    measured = speed_frame(results.efficiency)
+    measured = measured[measured["backend"].isna() | measured["backend"].eq("auto")]
+    for (device, shape, tokens), group in beside.groupby(["device_name", "shape", "tokens"], sort=False):
+        for mode in group[group["model"] == "bert"]["mode"].mode()[:1]:
+            same = {"device_name": device, "shape": shape, "tokens": tokens, "mode": mode, "precision": SUMMARISED["gpu"], "status": "finished"}
+            rows = measured[(measured[list(same)] == pd.Series(same)).all(axis=1)].sort_values("length")
+            parts = [_limit(group[group["mode"] == mode]), _growth(rows), _mask(rows)]
+            said = " ".join(part for part in parts if part)
+            lines += [f"- **What limits speed** ({device}, training, {SUMMARISED['gpu']}, {mode}): {said}"] * bool(said)
+    return lines
+
+
+def _limit(group: pd.DataFrame) -> str:
+    bound = group[(group["model"] == "bound") & (group["length"] >= FROM)].dropna(subset="vs_bert").sort_values("length")
+    first, *others = [f"{number(r.vs_bert, 2)}{' times as fast as BERT' * (i == 0)} at {r.length}{' tokens' * (i == 0)}"
+                      for i, r in enumerate(bound.itertuples())] or [""]
+    return f"without any mixing (`bound`) a model is {', '.join([first, *others])}; no mixer can be faster." if first else ""
+
+
+def _growth(rows: pd.DataFrame) -> str:
+    found = {}
+    for model in NAMED:
+        part = rows[(rows["model"] == model) & (rows["length"] >= FROM)]
+        found[model] = exponent(list(part["length"]), list(part["train_s"].astype(float) / part["batch"]))
+    parts = [f"n^{number(e, 2)} for `{model}`" for model, e in found.items() if e is not None]
+    return f"From {FROM} tokens on a sequence's time grows as {', '.join(parts)}." if parts else ""
+
+
+def _mask(rows: pd.DataFrame) -> str:
+    parts = []
+    for model in NAMED:
+        part = rows[(rows["model"] == f"{model}{PADDED}") & (rows["length"] >= FROM)].dropna(subset="train_vs_unpadded")
+        shares = ", ".join(f"{number(100 * r.train_vs_unpadded, 0)}% at {r.length}" for r in part.itertuples())
+        parts += [f"`{model}` {shares}"] * bool(shares)
+    return f"Of its speed without a mask a model keeps with one: {'; '.join(parts)}." if parts else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import pandas as pd
@@ -81,52 +82,99 @@ def speed(results: Results) -> Table:
 
 
 SUMMARISED = {"gpu": "bf16", "cpu": "fp32"}  # the precision that one would run
+RULE = "Each ratio is within one mode: of those that both were measured in, side by side, the one in which BERT is fastest"
 
 
-def fastest(records: list[Record]) -> pd.DataFrame:
-    """Every model in its fastest mode, of those measured (eager, compiled; backends): one row a (where, length, kind, model)
-    with `seconds`, `peak_bytes` (of the fastest mode that has them), and how many times as fast it is as the bound, BERT and
-    the best peer, each in its own fastest mode. BERT-base shape; bf16 on a GPU, fp32 on a CPU; ratios are of medians, since
-    modes are different rounds. The device that most was measured on comes first.
+def fastest(records: list[Record], shape: str = "bert-base") -> pd.DataFrame:
+    """Every model beside BERT, one row a (where, device, tokens, length, kind, model): how many times as fast as BERT and as
+    the bound it is, in `mode`; as the best peer, which is `peer`, in `peer_mode`; its peak memory over BERT's in `peak_mode`.
+
+    RULE says which mode (eager, compiled; the faster of several backends) each ratio is of. Ratios are medians within rounds,
+    for BERT's time differs between sessions. bf16 on a GPU, fp32 on a CPU. The device that most was measured on comes first.
     """
     data = speed_frame(records)
-    data = data[(data["shape"] == "bert-base") & (data["status"] == "finished") & ~data["padded"].astype(bool)]
+    data = data[(data["shape"] == shape) & (data["status"] == "finished") & ~data["padded"].astype(bool)]
     data = data.assign(where=["gpu" if str(device).startswith("cuda") else "cpu" for device in data["device"]])
-    rows = []
+    data = data[data["precision"] == data["where"].map(SUMMARISED)]
     measured = data.groupby("device_name")["length"].transform("size")
     data = data.assign(measured=measured).sort_values("measured", ascending=False, kind="stable")
-    for (where, name, length, tokens), group in data.groupby(["where", "device_name", "length", "tokens"], sort=False):
-        group = group[group["precision"] == SUMMARISED[where]]
-        for kind in KINDS:
-            best = group.dropna(subset=f"{kind}_s").sort_values(f"{kind}_s").drop_duplicates("model").set_index("model")
-            seconds, peaks = best[f"{kind}_s"].astype(float), group.dropna(subset=f"{kind}_peak_bytes").sort_values(f"{kind}_s")
-            peaks = peaks.drop_duplicates("model").set_index("model")[f"{kind}_peak_bytes"]
-            peers = seconds[seconds.index.isin(PEER_NAMES)]
-            rivals = {"vs_bound": seconds.get("bound"), "vs_bert": seconds.get("bert"),
-                      "vs_best_peer": peers.min() if len(peers) else None}
-            rows += [{"where": where, "device_name": name, "tokens": tokens, "length": length, "kind": kind, "model": model,
-                      "is_peer": model in PEER_NAMES, "mode": best["mode"][model], "seconds": own, "peak_bytes": peaks.get(model),
-                      **{against: None if other is None else other / own for against, other in rivals.items()}}
-                     for model, own in seconds.items()]
-    return pd.DataFrame(rows, columns=["where", "device_name", "tokens", "length", "kind", "model", "is_peer", "mode", "seconds",
-                                       "peak_bytes", "vs_bound", "vs_bert", "vs_best_peer"])
+    key, parts = ["where", "device_name", "shape", "tokens", "length"], []
+    for values, group in data.groupby(key, sort=False):
+        parts += [_beside_bert(group, kind).assign(**dict(zip(key, values)), kind=kind) for kind in KINDS]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*key, "kind", *_BESIDE])
+
+
+_BESIDE = ["model", "is_peer", "mode", "vs_bert", "vs_bound", "peer", "peer_mode", "vs_best_peer", "peak_mode", "peak_vs_bert"]
+
+
+def _beside_bert(group: pd.DataFrame, kind: str) -> pd.DataFrame:
+    rows = group.dropna(subset=f"{kind}_s").sort_values(f"{kind}_s").drop_duplicates(["model", "mode"])
+    values = {name: rows[f"{kind}_{name}"].astype(float) for name in ("vs_bert", "vs_bound")}
+    rows = rows[["model", "mode"]].assign(**values, peak_vs_bert=rows[f"{kind}_peak_bytes_vs_bert"],
+                                          alone=values["vs_bert"].isna(), seconds=rows[f"{kind}_s"].astype(float))
+    rows["of_bert"] = rows["mode"].map(rows[rows["model"] == "bert"].set_index("mode")["seconds"])
+    rows = rows.sort_values(["alone", "of_bert", "seconds"])  # BERT's fastest mode first
+    found = rows.drop_duplicates("model").assign(is_peer=lambda r: r["model"].isin(PEER_NAMES)).drop(columns="peak_vs_bert")
+    peaks = rows.dropna(subset="peak_vs_bert").drop_duplicates("model")[["model", "mode", "peak_vs_bert"]]
+    found = found.merge(peaks.rename(columns={"mode": "peak_mode"}), on="model", how="left")
+    return found.merge(_best_peer(rows), on="model", how="left")[_BESIDE]
+
+
+def _best_peer(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of each model the peer that leaves it the smallest lead; rows: one a (model, mode), BERT's fastest mode first."""
+    peers = rows[rows["model"].isin(PEER_NAMES)].rename(columns={"model": "peer", "vs_bert": "peer_vs_bert"})
+    pairs = rows.merge(peers[["peer", "mode", "peer_vs_bert"]], on="mode").drop_duplicates(["model", "peer"])
+    pairs = pairs.assign(vs_best_peer=pairs["vs_bert"] / pairs["peer_vs_bert"]).dropna(subset="vs_best_peer")
+    pairs = pairs.sort_values("vs_best_peer", kind="stable").drop_duplicates("model")
+    return pairs.rename(columns={"mode": "peer_mode"})[["model", "peer", "peer_mode", "vs_best_peer"]]
+
+
+def on_one_device(records: list[Record], models: Collection[str], kind: str = "train", shape: str = "bert-base") -> pd.DataFrame:
+    """The rows of `fastest` with a ratio to BERT on the one device, a GPU if there is any, that most of `models` were measured on."""
+    data = fastest(records, shape)
+    data = data[(data["kind"] == kind) & data["vs_bert"].notna()]
+    data = data[data["where"] == "gpu"] if (data["where"] == "gpu").any() else data
+    groups = [group for _, group in data.groupby(["device_name", "tokens"], sort=False)]
+    return max(groups, key=lambda group: len(set(group["model"]) & set(models)), default=data)
+
+
+def main_shape(records: list[Record]) -> str:
+    """BERT-base's, where it was measured; else that of the first record."""
+    shapes = [record.params["shape"] for record in records]
+    return "bert-base" if "bert-base" in shapes or not shapes else shapes[0]
+
+
+def of_one_device(records: list[Record]) -> list[Record]:
+    """The newest records of our recipes in the main shape and the precision that one would run, shortest sequences first, on the
+    device, a GPU if there is any, that most recipes were measured on: devices beside one another are no curve."""
+    found: dict[tuple, dict[tuple, Record]] = {}
+    for r in sorted(records, key=lambda r: r.ended):
+        gpu, p = str(r.env.get("device")).startswith("cuda"), r.params
+        recipe = not r.model.endswith(PADDED) and r.model not in PEER_NAMES and p.get("backend") in (None, "auto")
+        if recipe and r.status == "finished" and (p["shape"], p["precision"]) == (main_shape(records), SUMMARISED["gpu" if gpu else "cpu"]):
+            found.setdefault((gpu, r.env["device_name"], p["tokens"]), {})[r.model, p["length"], p["mode"]] = r
+    best = max(found, key=lambda key: (key[0], len({model for model, *_ in found[key]}), len(found[key])), default=None)
+    return sorted(found.get(best, {}).values(), key=lambda r: (r.params["length"], model_key(r.model)))
 
 
 def entries(results: Results) -> dict[str, Any]:
-    """The summary's figures: `speed.<gpu|cpu>.n<length>.<train|infer>.<model>` = {vs_bound, vs_bert, vs_best_peer}, how many
-    times as fast, and `memory.n<length>.<model>` = {vs_bert}, peak memory of a training step on a GPU as a share of BERT's."""
+    """The summary's figures: `speed.<gpu|cpu>.n<length>.<train|infer>.<model>` = {vs_bound, vs_bert, vs_best_peer, device, mode,
+    peer_mode}, how many times as fast (peer_mode: the mode of vs_best_peer), and `memory.n<length>.<model>` = {vs_bert, device,
+    mode}, peak memory of a training step on a GPU as a share of BERT's. RULE says in which mode."""
     found: dict[str, Any] = {"speed": {}, "memory": {}}
-    data = fastest(results.efficiency)
-    for r in data.itertuples():
+    for r in fastest(results.efficiency).itertuples():
         place = found["speed"].setdefault(r.where, {}).setdefault(f"n{r.length}", {}).setdefault(r.kind, {})
-        place.setdefault(r.model, {name: None if pd.isna(value) else round(float(value), 4) for name, value in
-                                   (("vs_bound", r.vs_bound), ("vs_bert", r.vs_bert), ("vs_best_peer", r.vs_best_peer))})
-    steps = data[(data["where"] == "gpu") & (data["kind"] == "train") & data["peak_bytes"].notna()]
-    for length, group in steps.groupby("length", sort=False):
-        peaks = group.drop_duplicates("model").set_index("model")["peak_bytes"].astype(float)
-        if "bert" in peaks:
-            found["memory"][f"n{length}"] = {model: {"vs_bert": round(peak / peaks["bert"], 4)} for model, peak in peaks.items()}
+        ratios = {name: _known(getattr(r, name)) for name in ("vs_bound", "vs_bert", "vs_best_peer")}
+        place.setdefault(r.model, {**ratios, "device": r.device_name, "mode": r.mode,
+                                   "peer_mode": None if pd.isna(r.peer_mode) else r.peer_mode})
+        if (r.where, r.kind) == ("gpu", "train") and pd.notna(r.peak_vs_bert):
+            found["memory"].setdefault(f"n{r.length}", {}).setdefault(
+                r.model, {"vs_bert": _known(r.peak_vs_bert), "device": r.device_name, "mode": r.peak_mode})
     return {name: values for name, values in found.items() if values}
+
+
+def _known(value: Any) -> float | None:
+    return None if pd.isna(value) else round(float(value), 4)
 
 
 def setting_title(key: tuple) -> str:

@@ -14,7 +14,7 @@ from .records import Record, label
 from .results import SOLO, Results, data_note, footnotes, model_key, tagged, task_title
 from .tables import NONE, Table, number
 
-COLUMNS = ["device", "teacher", "task", "note", "way", "model", "seed", "steps_per_s", "vs_bert"]
+COLUMNS = ["device", "teacher", "task", "note", "way", "model", "seed", "steps_per_s", "samples_per_s", "steps", "wall_s", "vs_bert"]
 
 
 def way(record: Record) -> str:
@@ -31,34 +31,55 @@ def frame(results: Results) -> pd.DataFrame:
     """One row a run of recipe `solo`: warm training steps a second, and those over BERT's of the same way and seed."""
     runs = [r for r in results.finetune[results.finetune["training"] == SOLO]["record"]
             if r.timing and not r.timing["shared"] and r.timing.get("steady_steps_per_s")]
-    rows = [[r.env["device_name"], r.teacher.name, r.task, data_note(r), way(r), label(r), r.seed, r.timing["steady_steps_per_s"]]
-            for r in runs]
+    rows = [[r.env["device_name"], r.teacher.name, r.task, data_note(r), way(r), label(r), r.seed,
+             r.timing["steady_steps_per_s"], r.timing["steady_steps_per_s"] * r.params["batch_size"] * r.params.get("accumulate", 1),
+             r.timing.get("steps"), r.timing.get("wall_s")] for r in runs]
     data = pd.DataFrame(rows, columns=COLUMNS[:-1])
     key = ["device", "teacher", "task", "way", "seed"]
     bert = data[data["model"] == "bert"].set_index(key)["steps_per_s"]
     data["vs_bert"] = [r.steps_per_s / bert[found] if (found := tuple(getattr(r, name) for name in key)) in bert.index else None
                        for r in data.itertuples()]
-    return data.astype({"vs_bert": float})
+    return data.astype({"vs_bert": float, "steps": float, "wall_s": float})
 
 
 def table(results: Results) -> Table:
     """Steps a second and times BERT's, a section a task, a row a way, a column a model."""
     data, sections = frame(results), {}
-    for (device, teacher, task), group in data.groupby(["device", "teacher", "task"], sort=False):
+    for title, group in _tasks(data):
         models = sorted(set(group["model"]), key=model_key)
         rows = []
         for name, part in sorted(group.groupby("way"), key=lambda item: len(item[0])):
             cells = {model: _cell(part[part["model"] == model]) for model in models}
             rows.append({"Batches": name, **cells})
-        title = task_title(task, [n for n in group["note"].unique() if n])
-        sections[f"{title}: teacher `{teacher}`, {device}"] = pd.DataFrame(rows)
+        sections[title] = pd.DataFrame(rows)
     notes = ["Training steps a second once the run is warm, alone on the device; in brackets times as fast as BERT in the same row, mean "
              "[lowest, highest] over seeds (n). A run is some three hundred steps, so single runs differ by tenths: read the spread."]
-    if data.empty:
-        notes = [f"Not measured: it needs runs of recipe `{SOLO}` that had the device to themselves."]
+    return Table("throughput", tagged("Fine-tuning as users run it", results.tag), data, sections, _notes(results, data, notes))
+
+
+def _tasks(data: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    return [(f"{task_title(task, [n for n in group['note'].unique() if n])}: teacher `{teacher}`, {device}", group)
+            for (device, teacher, task), group in data.groupby(["device", "teacher", "task"], sort=False)]
+
+
+def _notes(results: Results, data: pd.DataFrame, notes: list[str]) -> list[str]:
     runs = results.finetune
-    return Table("throughput", tagged("Fine-tuning as users run it", results.tag), data, sections,
-                 notes + (footnotes(runs[runs["training"] == SOLO]) if len(data) else []))
+    return notes + footnotes(runs[runs["training"] == SOLO]) if len(data) else [
+        f"Not measured: it needs runs of recipe `{SOLO}` that had the device to themselves."]
+
+
+def runtimes(results: Results) -> Table:
+    """Wall time of the same runs, and samples a second: a section a task, a row a way and model."""
+    data, sections = frame(results), {}
+    for title, group in _tasks(data):
+        rows = []
+        for (name, model), part in sorted(group.groupby(["way", "model"]), key=lambda item: (len(item[0][0]), model_key(item[0][1]))):
+            rows.append({"Batches": name, "Model": model, "Samples/s": number(part["samples_per_s"].mean(), 0),
+                         "Wall time, s": number(part["wall_s"].mean(), 1), "of steps": number(part["steps"].mean(), 0), "n": len(part)})
+        sections[title] = pd.DataFrame(rows)
+    notes = ["Means over seeds (n). Samples a second once the run is warm; the wall time is that of the whole run, its start and "
+             "evaluations included, which weigh more in so short a run than in one of several epochs."]
+    return Table("runtimes", tagged("Wall time of fine-tuning", results.tag), data, sections, _notes(results, data, notes))
 
 
 def _cell(runs: pd.DataFrame) -> str:

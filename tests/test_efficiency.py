@@ -374,6 +374,9 @@ def test_the_trainers_count_beside_ours_explains_the_study():
     assert list(table.index) == ["bert", "fnet"] and list(table.loc["bert"]) == ["1.000"] * 3
     assert table.loc["fnet", "Trainer's total_flos"] == "0.752" and float(table.loc["fnet", "2048 tokens"]) < 0.6
     assert "reports 24.8% fewer FLOs" in efficiency_plots.study_sentence() and "it is 24.8% at any" in efficiency_plots.study_sentence()
+    shares = efficiency_plots.flops_shares([efficiency_record("fnet", n) for n in (128, 2048)])
+    assert list(shares.data["Model"]) == ["bert", "fnet"] and list(shares.data["2048 tokens"]) == [table.loc["bert", "2048 tokens"], table.loc["fnet", "2048 tokens"]]
+    assert "reports 24.8% fewer" in shares.markdown() and "No recipe was measured." in efficiency_plots.flops_shares([]).markdown()
 
 
 @pytest.mark.parametrize("records", [[], [efficiency_record("fnet", status="failed", error="RuntimeError: no")]])

@@ -29,9 +29,9 @@ def test_the_search_brackets_any_threshold(most):
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """A GPU of 141 GB where a sequence takes a MB a token of `bert` and half of that of others, and bigbird breaks."""
+    """An H200, which has 139.8 GiB, where a sequence takes a MB a token of `bert` and half of that of others, and bigbird breaks."""
     limits = [1.0]
-    total = 141 * memory_fit.GIB
+    total = int(139.8 * 2**30)
     monkeypatch.setattr(memory_fit.efficiency, "resolve_device", lambda params: ("cuda", "a GPU"))
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: SimpleNamespace(total_memory=total))
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", limits.append)
@@ -53,9 +53,9 @@ def test_one_record_a_model_and_size_and_the_limit_is_lifted(gpu, tmp_path, monk
     made = measure(PARAMS, store, PARAMS.memory_sizes)
     assert [(r.model, r.params["gb"], r.status) for r in made] == [
         (model, gb, "failed" if model == "bigbird" else "finished") for gb in (16, 140) for model in ("bert", "fnet", "bigbird")]
-    assert gpu[-1] == 1.0 and gpu[1] == pytest.approx(15 / 141)
+    assert gpu[-1] == 1.0 and gpu[1] == pytest.approx(15e9 / int(139.8 * 2**30))
     longest_of = {(r.model, r.params["gb"]): r.memory["longest"] for r in made}
-    assert 15 * 1024 / RATIO <= longest_of["bert", 16] <= 15 * 1024 and longest_of["fnet", 140] > 1.8 * longest_of["bert", 140]
+    assert 15e9 / 2**20 / RATIO <= longest_of["bert", 16] <= 15e9 / 2**20 and longest_of["fnet", 140] > 1.8 * longest_of["bert", 140]
     assert all(r.run_id == r.identity for r in made) and made[2].error == "RuntimeError: no kernel"
     monkeypatch.setattr(memory_fit, "trains", lambda *_: pytest.fail("tried again"))
     assert measure(PARAMS, store, PARAMS.memory_sizes) == made

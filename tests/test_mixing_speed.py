@@ -64,6 +64,8 @@ def test_folded_counts_beyond_the_projection_and_the_fastest_is_bold(tmp_path):
     assert "8: folded (2.0 times the memory's bound)" in sentences([record])
     axis, = [a for a in roofline([record]).axes if a.has_data()]
     ceiling = axis.get_lines()[0].get_ydata()
+    another = record.model_copy(update={"params": {**record.params, "device": "another GPU"}})
+    assert len([a for a in roofline([record, another]).axes if a.has_data()]) == 2  # each below its own ceilings
     assert ceiling.max() <= record.timing["product"]["flops"] / 1e-3 / 1e12 * 1.001
 
 

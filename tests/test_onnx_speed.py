@@ -30,7 +30,8 @@ def test_measured_once_with_the_same_logits(tmp_path, monkeypatch):
     assert onnx_speed.measure(named, store) == made  # by its name, whatever this machine is
     assert onnx_speed.measure(params.model_copy(update={"device": "another CPU"}), store) == []
     shown = onnx_speed.table(made)
-    assert shown.data.loc[shown.data["model"] == "bert", "vs_bert"].eq(1).all() and len(shown.sections[""]) == 4
+    assert shown.data.loc[shown.data["model"] == "bert", "vs_bert"].eq(1).all() and [len(part) for part in shown.sections.values()] == [4]
+    assert list(shown.sections) == [f"{made[0].params['device']}, {made[0].params['threads']} threads: shape 1x64"]
     assert "onnx=True" in onnx_speed.table([]).markdown()
 
 

@@ -16,7 +16,9 @@ from factories import (
 )
 from matplotlib.figure import Figure
 
-from fnetlib import plots, plots_repair, readme, summary, tables, tables_glance, tables_repair, tables_speed, tables_targets, tables_training
+from fnetlib import (
+    plots, plots_frontier, plots_repair, readme, summary, tables, tables_glance, tables_repair, tables_speed, tables_targets, tables_training,
+)
 from fnetlib.config import recipe
 from fnetlib.params import AnalysisParams
 from fnetlib.presets import load_preset
@@ -132,7 +134,7 @@ def test_synthetic_is_said_in_every_title_and_file_name(made):
         table = results.keep(build(results))
         assert "SYNTHETIC" in table.title, table.name
     figures = {"quality": plots.quality(results), "loss-curves": plots.loss_curves(results.runs),
-               "metric-curves": plots.metric_curves(results.runs), "frontier": plots.frontier(results),
+               "metric-curves": plots.metric_curves(results.runs), "frontier": plots_frontier.frontier(results),
                "published": plots.beside_published(results), "ablation": plots_repair.ablation(results),
                "padding": plots_repair.padding(results), "teachers": plots_repair.teachers(results),
                "swap-effects": plots_repair.swap_effects(results)}
@@ -153,14 +155,17 @@ def test_at_a_glance_are_the_tuned_and_the_recovered_with_their_speed(made):
                finetune_record("cola", "bert", 1, 0.3, training="tuned_plain", minutes=2),
                finetune_record("cola", "hybrid-2", 1, 0.4, training="tuned_plain", minutes=2),  # one seed is no score
                *(efficiency_record(model, length, "bf16", speedup=speedup, gpu=True)
-                 for model, speedup in (("bert", 1.0), ("fnet", 1.5)) for length in (512, 2048))]
+                 for model, speedup in (("bert", 1.0), ("fnet", 1.5)) for length in (512, 2048)),
+               *(efficiency_record(model, 512, "bf16", "layers", speedup=speedup, gpu=True, bert_s=0.5)
+                 for model, speedup in (("bert", 1.0), ("fnet", 1.25))), efficiency_record("fnet-naive", 512, "bf16", speedup=1.6, gpu=True)]
     table = tables_glance.glance(made(*records))
     shown = table.sections[""].set_index(["Recipe", "Model"])
     assert list(shown.index) == [("tuned", "bert"), ("tuned", "fnet-naive"), ("tuned", "fnet"), ("tuned_plain", "bert"), ("tuned_plain", "fnet@2min")]
     assert list(shown.columns) == ["CoLA", "RTE", "× BERT, 512", "× BERT, 2048", "× BERT, 8192"]
     assert shown.loc[("tuned", "fnet"), "CoLA"] == "0.190 ± 0.010 (3) [49%]" and shown.loc[("tuned", "fnet-naive"), "CoLA"].endswith("[0%]†")
     assert shown.loc[("tuned_plain", "fnet@2min"), "CoLA"] == "0.300 ± 0.000 (2) [75%]"
-    assert list(shown.loc[("tuned_plain", "fnet@2min")][2:]) == ["1.50", "1.50", "–"] and shown.loc[("tuned", "bert"), "× BERT, 512"] == "1.00"
+    assert list(shown.loc[("tuned_plain", "fnet@2min")][2:]) == ["1.25", "1.50", "–"] and shown.loc[("tuned", "fnet-naive"), "× BERT, 512"] == "1.60 (eager)"
+    assert shown.loc[("tuned", "bert"), "× BERT, 512"] == "1.00"
     assert "test GPU in bf16" in table.markdown() and "nan" not in table.markdown()
     plain = tables_glance.glance(made(*study_records(training="study"), name="plain"))
     assert set(plain.sections[""]["Recipe"]) == {"study"} and "× BERT" not in plain.markdown()
@@ -201,11 +206,12 @@ def test_differences_are_paired_by_seed(made):
 def test_missing_cells_are_listed(made):
     results = made(*study_records(tasks=("cola",)))
     table, cells = tables.missing(results), results.preset.cells()
-    have = {("study", "minilm", "cola", m, "", s) for m in ("bert", "fnet-naive", "fnet") for s in range(1, 6)}
-    wanted = [(c.training, c.teacher, c.task, c.model, c.student, c.seed) for c in cells]
-    assert list(table.data.columns) == ["training", "teacher", "task", "model", "student", "seed"]
+    have = {("study", "study", "minilm", "cola", m, "", s) for m in ("bert", "fnet-naive", "fnet") for s in range(1, 6)}
+    wanted = [(c.sweep, c.training, c.teacher, c.task, c.model, c.student, c.seed) for c in cells]
+    assert list(table.data.columns) == ["sweep", "training", "teacher", "task", "model", "student", "seed"]
     assert sorted(map(tuple, table.data.values)) == sorted(cell for cell in wanted if cell not in have)
     assert len(wanted) - len(table.data) == 15 and f"15 of {len(wanted)} runs" in table.markdown()
+    assert "| solo_grouped | solo | minilm |" in table.markdown()  # two sweeps, one recipe
 
 
 def test_runs_of_a_teacher_that_was_trained_again_are_shown_under_their_weights(made):
@@ -312,38 +318,69 @@ def test_speed_ratios_memory_and_failures(made):
     assert "1.30 [1.26, 1.35]" in text and "failed: out of memory" in text and "train ms" in text
 
 
-def test_the_summary_has_each_model_in_its_fastest_mode(made):
-    """BERT takes 1 s eager and 0.5 s compiled; ours 0.5 and 0.8; a peer 2 s; the bound 0.4. Other precisions do not count."""
-    def run(model, seconds, mode="eager", **fields):
-        return efficiency_record(model, mode=mode, speedup=1 / seconds, **{"gpu": True, "precision": "bf16", **fields})
+def gpu_run(model, speedup, mode="eager", name="test GPU", **fields):
+    record = efficiency_record(model, mode=mode, speedup=speedup, gpu=True, **{"precision": "bf16", **fields})
+    return record.model_copy(update={"env": {**record.env, "device_name": name}})
 
-    results = made(run("bert", 1), run("bert", 0.5, "compiled"), run("fnet", 0.5), run("fnet", 0.8, "compiled"),
-                   run("longformer", 2), run("bound", 0.4), run("fnet", 0.01, precision="fp16"),
-                   run("bert", 1, length=512, gpu=False, precision="fp32"), run("fnet", 0.5, length=512, gpu=False, precision="fp32"),
-                   run("fnet", 0.001, shape="minilm"))
+
+def test_the_summary_compares_within_a_mode(made):
+    """BERT takes 1 s eager and 0.5 s compiled. Other precisions and shapes do not count."""
+    compiled = {"mode": "compiled", "bert_s": 0.5}
+    results = made(gpu_run("bert", 1), gpu_run("bert", 1, **compiled), gpu_run("fnet", 2, bound=0.7), gpu_run("fnet", 1.25, bound=0.8, **compiled),
+                   gpu_run("fnet-naive", 1.5), gpu_run("longformer", 0.5), gpu_run("fnet", 100, precision="fp16"),
+                   *(efficiency_record(model, 512, speedup=speedup, bound=None) for model, speedup in (("bert", 1), ("fnet", 2))),
+                   gpu_run("fnet", 1000, shape="minilm"))
     found = tables_speed.entries(results)
-    assert found["speed"]["gpu"]["n128"]["train"]["fnet"] == {"vs_bound": 0.8, "vs_bert": 1.0, "vs_best_peer": 4.0}
-    assert found["speed"]["cpu"]["n512"]["infer"]["fnet"] == {"vs_bound": None, "vs_bert": 2.0, "vs_best_peer": None}
-    data = tables_speed.fastest(results.efficiency)
-    assert set(data[data.model == "bert"]["mode"]) == {"eager", "compiled"} and data[data.model == "fnet"]["mode"].eq("eager").all()
-    assert found["memory"] == {"n128": {"bert": {"vs_bert": 1.0}, "fnet": {"vs_bert": 1.0}, "longformer": {"vs_bert": 4.0},
-                                        "bound": {"vs_bert": 0.8}}}
+    ours = found["speed"]["gpu"]["n128"]["train"]
+    assert ours["fnet"] == {"vs_bound": 0.8, "vs_bert": 1.25, "vs_best_peer": 4.0, "device": "test GPU", "mode": "compiled", "peer_mode": "eager"}
+    assert ours["fnet-naive"]["vs_bert"] == 1.5 and ours["fnet-naive"]["mode"] == "eager"  # not 1 s eager against 0.5 s compiled
+    assert found["speed"]["cpu"]["n512"]["infer"]["fnet"] == {"vs_bound": None, "vs_bert": 2.0, "vs_best_peer": None, "device": "test CPU",
+                                                              "mode": "eager", "peer_mode": None}
+    memory = found["memory"]["n128"]
+    assert memory["fnet"] == {"vs_bert": 0.8, "device": "test GPU", "mode": "compiled"} and memory["longformer"]["vs_bert"] == 2.0
     assert summary.figures(results)["speed"] == found["speed"]
 
 
-def test_memory_is_that_of_the_fastest_mode_that_has_it_and_most_measured_is_first():
+def test_memory_is_of_a_mode_that_has_it_and_the_most_measured_device_is_first():
     """A CUDA graph's memory is not what the allocator counts; a GPU with one measurement does not stand for all."""
-    def run(model, seconds, mode="eager", name="test GPU", **fields):
-        record = efficiency_record(model, mode=mode, speedup=1 / seconds, gpu=True, precision="bf16", **fields)
-        return record.model_copy(update={"env": {**record.env, "device_name": name}})
-
-    records = [run("bert", 1), run("bert", 0.5, "graphs"), run("fnet", 0.5), run("fnet", 0.25, "graphs"),
-               run("bert", 1, name="another"), run("fnet", 0.8, name="another")]
+    records = [gpu_run("bert", 1), gpu_run("bert", 1, "graphs", bert_s=0.5), gpu_run("fnet", 2), gpu_run("fnet", 4, "graphs", bert_s=0.5),
+               gpu_run("bert", 1, name="another"), gpu_run("fnet", 1.25, name="another")]
     data = tables_speed.fastest(records)
     assert list(data.drop_duplicates("device_name").device_name) == ["test GPU", "another"]
     assert set(data[data.device_name == "test GPU"]["mode"]) == {"graphs"}
     found = tables_speed.entries(SimpleNamespace(efficiency=records))
-    assert found["speed"]["gpu"]["n128"]["train"]["fnet"]["vs_bert"] == 2 and found["memory"]["n128"]["fnet"] == {"vs_bert": 0.5}
+    assert found["speed"]["gpu"]["n128"]["train"]["fnet"]["vs_bert"] == 4
+    assert found["memory"]["n128"]["fnet"] == {"vs_bert": 0.5, "device": "test GPU", "mode": "eager"}
+
+
+def test_two_sessions_are_not_mixed():
+    """hybrid-2 was measured beside a slower BERT than the one that was measured again: its ratio is that of its own rounds."""
+    again = {"ended": "2026-02-01T00:00:00+00:00", "bert_s": 0.5, "repeats": 9}
+    data = tables_speed.fastest([gpu_run("bert", 1), gpu_run("hybrid-2", 1.25), gpu_run("bert", 1, **again), gpu_run("fnet", 1.5, **again)])
+    assert dict(zip(data[data.kind == "train"].model, data[data.kind == "train"].vs_bert)) == {"bert": 1, "hybrid-2": 1.25, "fnet": 1.5}
+
+
+def test_one_device_is_the_one_on_which_most_of_the_models_were_measured():
+    records = [*(gpu_run(model, 2, length=n) for model in ("bert", "fnet", "bigbird", "longformer") for n in (128, 512)),
+               *(gpu_run(model, 3, name="another") for model in ("bert", "fnet", "hybrid-2")), efficiency_record("hybrid-2")]
+    data = tables_speed.on_one_device(records, {"bert", "fnet", "hybrid-2"})
+    assert set(data.device_name) == {"another"} and set(data.kind) == {"train"}
+    assert set(tables_speed.on_one_device(records, {"bert", "fnet"}).device_name) == {"test GPU"}
+    assert tables_speed.on_one_device([efficiency_record("fnet")], {"fnet"}).device_name.tolist() == ["test CPU"]
+
+
+def test_figures_of_one_device_take_the_newest_records_of_our_recipes():
+    new = {"ended": "2026-02-01T00:00:00+00:00"}
+    records = [*(gpu_run(model, 2, length=n) for model in ("bert", "fnet") for n in (512, 128)), gpu_run("fnet", 3, repeats=9, **new),
+               gpu_run("fnet", 4, precision="fp16"), gpu_run("fnet", 4, backend="fft"), gpu_run("fnet", 4, shape="minilm"),
+               gpu_run("longformer", 1), gpu_run("bigbird", 1), gpu_run("fnet:padded", 1),
+               *(gpu_run("bert", 1, length=n, name="another") for n in (128, 512, 2048, 8192, 16384)),
+               *(efficiency_record(model) for model in ("bert", "fnet", "hybrid-2"))]
+    found = tables_speed.of_one_device(records)
+    assert [(r.model, r.params["length"]) for r in found] == [("bert", 128), ("fnet", 128), ("bert", 512), ("fnet", 512)]
+    assert found[1].params["repeats"] == 9 and {r.env["device_name"] for r in found} == {"test GPU"}
+    assert [r.model for r in tables_speed.of_one_device(records[-3:])] == ["bert", "fnet", "hybrid-2"]
+    assert tables_speed.of_one_device([]) == []
 
 
 def test_speed_settings_stay_apart_and_the_newest_measurement_counts(made):
@@ -371,7 +408,7 @@ def test_everything_is_made_of_partial_records(made, records):
         text = build(results)
         assert not re.search(r"\b(nan|None|NaN|inf)\b", text), name
     for figure in (plots.quality(results), plots.loss_curves(results.runs), plots.metric_curves(results.runs),
-                   plots.speed_by_length(results), plots.frontier(results), plots.beside_published(results),
+                   plots.speed_by_length(results), plots_frontier.frontier(results), plots.beside_published(results),
                    plots_repair.swap_effects(results), plots_repair.padding(results), plots_repair.ablation(results),
                    plots_repair.teachers(results)):
         assert isinstance(figure, Figure)
@@ -539,9 +576,12 @@ def test_notebook_makes_the_report(tmp_path):
                                progress_bar=False, cwd=tmp_path)
     written = {str(p.relative_to(results)) for p in results.rglob("*") if p.is_file() and "runs" != p.parent.name}
     assert {"summary.json", "tables/quality-synthetic.md", "tables/quality-synthetic.csv", "tables/speed.md",
-            "figures/quality-synthetic.png", "figures/loss-curves-synthetic.png"} <= written
+            "figures/quality-synthetic.png", "figures/loss-curves-synthetic.png", "tables/scaling.md", "tables/scaling.csv",
+            "tables/padded-speed.md", "tables/mixing.md", "tables/fit.md", "tables/flops.csv", "tables/onnx.md", "figures/breakdown.png",
+            "figures/mixing-roofline.png", "figures/memory.png", "tables/runtimes-synthetic.md"} <= written
+    assert "tables/fit.csv" not in written  # nothing was measured
     outputs = [o for c in nbformat.read(tmp_path / "out.ipynb", as_version=4).cells for o in c.get("outputs", [])]
-    assert sum("image/png" in o.get("data", {}) for o in outputs) == 14  # each figure once
+    assert sum("image/png" in o.get("data", {}) for o in outputs) == 17  # each figure once
     assert not any(o.output_type == "error" for o in outputs)
 
 

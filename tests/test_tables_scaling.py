@@ -1,5 +1,7 @@
 """Exponents, crossovers and the cost of a mask, from made-up records and a measured block."""
 
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,7 +10,7 @@ from factories import efficiency_record
 from fnetlib import contender, efficiency
 from fnetlib.params import EfficiencyParams, ParameterError
 from fnetlib.records import RecordStore
-from fnetlib.tables_scaling import crossover, exponent, padding, scaling
+from fnetlib.tables_scaling import crossover, exponent, padding, scaling, sentences
 from fnetlib.tables_speed import entries, speed_frame
 
 
@@ -39,7 +41,7 @@ def test_the_table_of_made_up_records():
     assert 400 < float(rows.loc["fnet", "train_faster_from"]) < 600  # 500 by the formulas
     section, = made.sections.values()
     assert list(section["Model"]) == ["bert", "fnet"] and section["train faster than BERT from"][0] == "–"
-    assert "Not measured here." in scaling([]).markdown()
+    assert "it needs several lengths" in scaling([]).markdown() and "several" in scaling([record("fnet", 512)]).markdown()
 
 
 def test_a_padded_model_is_measured_beside_itself(tmp_path, monkeypatch):
@@ -66,6 +68,23 @@ def test_a_padded_model_is_measured_beside_itself(tmp_path, monkeypatch):
     assert entries(type("R", (), {"efficiency": list(made.values())})) == {}  # the summary is of bert-base's shape
     with pytest.raises(ParameterError, match="models: 'fnot' is not one of"):
         EfficiencyParams.parse({"models": "fnot:padded"})
+
+
+def test_sentences_say_the_limit_the_growth_and_the_mask():
+    def record(model, n, mode, speedup, keeps=None):
+        made = efficiency_record(model, n, "bf16", mode, speedup=speedup, gpu=True, bert_s=n / 512)
+        kept = {"vs_unpadded": {kind: {"median": keeps, "q25": keeps, "q75": keeps} for kind in ("train", "infer")}} if keeps else {}
+        return made.model_copy(update={"timing": {**made.timing, **kept}})
+
+    records = [record(model, n, "layers", speedup * (n / 512) ** (model != "bert"))
+               for n in (128, 512, 1024, 2048) for model, speedup in (("bert", 1.0), ("fnet", 1.25), ("bound", 1.5))]
+    records += [record("fnet:padded", n, "layers", 1.1, 0.9) for n in (128, 512)] + [record("fnet", 512, "eager", 1.0)]
+    line, = sentences(SimpleNamespace(efficiency=records))
+    assert line.startswith("- **What limits speed** (test GPU, training, bf16, layers): without any mixing (`bound`) a model is "
+                           "1.50 times as fast as BERT at 512 tokens, 3.00 at 1024, 6.00 at 2048; no mixer can be faster.")
+    assert "grows as n^2.00 for `bert`, n^1.00 for `fnet`, n^1.00 for `bound`." in line  # a batch is tokens / n
+    assert line.endswith("a model keeps with one: `fnet` 90% at 512.")
+    assert sentences(SimpleNamespace(efficiency=[])) == sentences(SimpleNamespace(efficiency=[efficiency_record("bert")])) == []
 
 
 def test_a_padded_batch_masks_half_at_most():

@@ -33,8 +33,19 @@ def test_table_and_sentence(results):
     assert len(tables_throughput.sentences(results)) == 1 and "`fnet` +35%" in tables_throughput.sentences(results)[0]
 
 
+def test_wall_time_and_samples(tmp_path):
+    def timed(model, seed, steady, wall):
+        made = run(model, seed, steady)
+        return made.model_copy(update={"timing": {**made.timing, "wall_s": wall, "steps": 300}})
+
+    made = tables_throughput.runtimes(results_of(tmp_path, [timed("fnet", 1, 60.0, 5.0), timed("fnet", 2, 70.0, 6.0), run("bert", 1, 40.0)]))
+    assert "| batch 16, fp32 | bert | 640 | – | – | 1 |" in made.markdown()
+    assert "| batch 16, fp32 | fnet | 1040 | 5.5 | 300 | 2 |" in made.markdown()  # 16 sequences a step
+
+
 def test_nothing_measured_is_said(tmp_path):
     results = results_of(tmp_path, [finetune_record("rte")])
+    assert "Not measured" in tables_throughput.runtimes(results).markdown()
     assert "Not measured" in tables_throughput.table(results).markdown() and not tables_throughput.sentences(results)
 
 

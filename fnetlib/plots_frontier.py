@@ -1,0 +1,135 @@
+"""Quality against training speed: what each model keeps of BERT, and how fast it is."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
+from matplotlib.transforms import Bbox
+
+from .plots import _empty, _fill, _finish, _panels, colour
+from .results import GROUP, Results, cells, metric_title, model_key, tagged, task_title
+from .tables_speed import SUMMARISED, main_shape, on_one_device
+
+RECIPES = ("tuned_plain", "tuned")  # without either, the first recipe that there is
+LENGTH = 512  # tokens; else the nearest that was measured
+
+
+def frontier(results: Results) -> Figure:
+    """Score against training speed, one panel a task, every model with both; up and right is better."""
+    title = tagged("Quality against training speed", results.tag)
+    table = cells(results.primary)
+    groups = _chosen(table[table["n"] > 0])
+    models = {_model(label) for group in groups for label in group["label"]}
+    speeds = _speeds(results, models)
+    shown = [part for group in groups if len(part := group[group["label"].map(_model).isin(set(speeds["model"]))])]
+    if not shown:
+        return _empty(title, "needs fine-tuning and efficiency records of the same recipes, beside BERT")
+    figure, axes = _panels(len(shown), 2, height=3.6)
+    ratios = dict(zip(speeds["model"], speeds["vs_bert"]))
+    points = [_draw(axis, part, ratios) for axis, part in zip(axes, shown)]
+    without = sorted(models - set(ratios), key=model_key)
+    _finish(figure, f"{title}\n{_where(speeds)}\nscores: mean ± standard deviation; up and right is better", handles=_marks())
+    if without:
+        figure.legends[0].set_title(f"Not shown, for their speed was not measured: {', '.join(without)}.", prop={"size": 8})
+    figure.draw_without_rendering()  # labels are placed where the points end up
+    for axis, of_panel in zip(axes, points):
+        _place(axis, of_panel)
+    return figure
+
+
+def _model(label: str) -> str:
+    return re.split(r"[@ ]", label)[0]
+
+
+def _minutes(label: str) -> float:
+    found = re.search(r"@([\d.]+)min", label)
+    return float(found[1]) if found else 0.0
+
+
+def _chosen(table: pd.DataFrame) -> list[pd.DataFrame]:
+    """Of each task the recipe and teacher with most models."""
+    wanted = table[table["training"].isin(RECIPES)]
+    wanted = wanted if len(wanted) else table[table["training"] == (table["training"].iloc[0] if len(table) else "")]
+    return [max((group for _, group in part.groupby(GROUP, sort=False, dropna=False)), key=len)
+            for _, part in wanted.groupby("task", sort=False)]
+
+
+def _speeds(results: Results, models: set[str]) -> pd.DataFrame:
+    data = on_one_device(results.efficiency, models, shape=main_shape(results.efficiency))
+    data = data[data["model"].isin(models)]
+    nearest = min(data["length"], key=lambda n: abs(math.log(n / LENGTH)), default=LENGTH)
+    return data[data["length"] == nearest]
+
+
+def _where(speeds: pd.DataFrame) -> str:
+    first, (usual, *others) = speeds.iloc[0], speeds["mode"].value_counts().index
+    named = [f"{mode}: {', '.join(sorted(speeds['model'][speeds['mode'] == mode], key=model_key))}" for mode in others]
+    modes = "; ".join([usual, *named])
+    return f"speed: {first['shape']}, {first['length']} tokens, {SUMMARISED[first['where']]}, {first['device_name']}; mode {modes}"
+
+
+def _draw(axis: Axes, group: pd.DataFrame, ratios: dict[str, float]) -> list[tuple[float, float, float, str, str]]:
+    """The points of a panel; returns (x, y, spread, name, colour) of each."""
+    points, group = [], group.assign(model=group["label"].map(_model), minutes=group["label"].map(_minutes))
+    for model, part in group.sort_values("minutes").groupby("model", sort=False):
+        axis.plot([ratios[model]] * len(part), part["mean"].astype(float), color=colour(model), lw=0.8, alpha=0.6, zorder=1)
+        for i, cell in enumerate(part.itertuples()):
+            spread = 0.0 if pd.isna(cell.sd) else cell.sd
+            axis.errorbar(ratios[model], cell.mean, yerr=spread, marker="o", ms=6, color=colour(model), mfc=_fill(cell.label), elinewidth=0.8)
+            name = cell.label if i == 0 or not cell.minutes else f"{cell.minutes:.2g} min"
+            points.append((ratios[model], cell.mean, spread, name, colour(model)))
+    axis.axhline(group["chance"].dropna().max(), color="#777777", lw=1, ls="--", zorder=0)
+    bert = group[group["label"] == "bert"]["mean"]
+    if len(bert):
+        axis.axhline(bert.iloc[0], color="#000000", lw=1, ls=":", zorder=0)
+    training, teacher = group["training"].iloc[0], str(group["teacher"].iloc[0]).split("/")[-1]
+    axis.set_title(f"{task_title(group['task'].iloc[0], group['note'])}: recipe {training}, teacher {teacher}", fontsize=9)
+    axis.set(xlabel="training speed, × BERT", ylabel=metric_title(group["metric"]))
+    axis.margins(x=0.22, y=0.08)
+    return points
+
+
+def _marks() -> list[Line2D]:
+    return [Line2D([], [], color="#555555", marker="o", ls="", ms=6, label="from the teacher"),
+            Line2D([], [], color="#555555", marker="o", ls="", ms=6, mfc="white", label="after minutes of adaptation"),
+            Line2D([], [], color="#000000", lw=1, ls=":", label="BERT"), Line2D([], [], color="#777777", lw=1, ls="--", label="chance")]
+
+
+def _place(axis: Axes, points: Iterable[tuple[float, float, float, str, str]]) -> None:
+    """Names beside their points, each at the nearest place that is free of points, bars and other names."""
+    points, dot, frame = list(points), axis.figure.dpi / 72, axis.get_window_extent()
+    taken = []
+    for x, y, spread, *_ in points:
+        (px, low), (_, middle), (_, high) = axis.transData.transform([(x, y - spread), (x, y), (x, y + spread)])
+        taken += [Bbox.from_extents(px - 4 * dot, middle - 4 * dot, px + 4 * dot, middle + 4 * dot),
+                  Bbox.from_extents(px - dot, low, px + dot, high)]
+    for x, y, _, name, ink in sorted(points, key=lambda point: point[3].endswith(" min")):
+        text = axis.annotate(name, (x, y), xytext=(0, 0), textcoords="offset points", fontsize=7, color=ink, ha="center", va="center",
+                             in_layout=False, zorder=4, path_effects=[withStroke(linewidth=2, foreground="white")])
+        box, best = text.get_window_extent(), None
+        for reach, (right, up) in itertools.product((6, 11, 17, 24, 32, 42), ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))):
+            move = np.array([right * (reach * dot + box.width / 2), up * (reach * dot + box.height / 2)])
+            here = box.translated(*move)
+            cost = sum(_overlap(here, other) for other in taken) + here.width * here.height - _overlap(here, frame)
+            if best is None or cost < best[0] - 1:
+                best = cost, move, here, reach
+        taken.append(best[2])
+        text.set_position(tuple(best[1] / dot))
+        if best[3] > 11:
+            end = best[1] - np.sign(best[1]) * np.array([box.width, box.height]) / 2
+            axis.annotate("", (x, y), xytext=tuple(end / dot), textcoords="offset points", in_layout=False,
+                          arrowprops={"arrowstyle": "-", "color": ink, "lw": 0.5, "alpha": 0.6, "shrinkA": 0, "shrinkB": 3})
+
+
+def _overlap(a: Bbox, b: Bbox) -> float:
+    width, height = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
+    return max(0.0, width) * max(0.0, height)

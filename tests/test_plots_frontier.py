@@ -1,0 +1,58 @@
+"""Quality against speed: which recipe, which speeds, and names that can be read."""
+
+import itertools
+
+import pytest
+from factories import efficiency_record, finetune_record, results_of
+
+from fnetlib.plots_frontier import frontier
+
+
+def speed(model, speedup, length=512, mode="layers", name="test GPU", **fields):
+    record = efficiency_record(model, length, "bf16", mode, speedup=speedup, gpu=True, **fields)
+    return record.model_copy(update={"env": {**record.env, "device_name": name}})
+
+
+def scores(task, training, **models):
+    return [finetune_record(task, model.replace("_", "-"), seed, score + seed / 100, training=training, minutes=minutes, student=f"s{minutes}")
+            for model, by_minutes in models.items() for minutes, score in by_minutes.items() for seed in (1, 2)]
+
+
+@pytest.fixture
+def figure(tmp_path):
+    """CoLA has more models under tuned_plain, RTE under tuned; one GPU has one model more than the other."""
+    records = [*scores("cola", "tuned_plain", bert={None: 0.5}, fnet={None: 0.2, 2.0: 0.21, 10.0: 0.22}, hybrid_2={2.0: 0.2}, fnet_paper={None: 0.3}),
+               *scores("cola", "tuned", bert={None: 0.6}), *scores("rte", "tuned", bert={None: 0.6}, fnet={None: 0.55}),
+               *scores("rte", "study", bert={None: 0.6}, fnet={None: 0.55}, hybrid_2={None: 0.5}),
+               *(speed(model, ratio) for model, ratio in (("bert", 1.0), ("fnet", 1.3), ("hybrid-2", 1.29))), speed("fnet", 9, 128),
+               *(speed(model, 7, n, name="another", repeats=9) for model in ("bert", "fnet") for n in (512, 2048, 8192))]
+    return frontier(results_of(tmp_path, records))
+
+
+def test_speeds_are_of_one_device_and_recipes_of_most_models(figure):
+    titles = [axis.get_title() for axis in figure.axes if axis.get_visible()]
+    assert titles == ["CoLA: recipe tuned_plain, teacher minilm", "RTE: recipe tuned, teacher minilm"]
+    assert "bert-base, 512 tokens, bf16, test GPU; mode layers" in figure.get_suptitle()
+    assert {x for axis in figure.axes[:2] for bar in axis.containers for x in bar[0].get_xdata()} == {1.0, 1.3, 1.29}
+    assert figure.legends[0].get_title().get_text().endswith("not measured: fnet-paper.")
+
+
+def test_adapted_students_are_hollow_and_joined_to_the_model(figure):
+    axis = figure.axes[0]
+    hollow = [bar[0].get_ydata()[0] for bar in axis.containers if bar[0].get_markerfacecolor() == "white"]
+    assert sorted(hollow) == pytest.approx([0.215, 0.225, 0.235])
+    line = next(line for line in axis.get_lines() if list(line.get_xdata()) == [1.3] * 3)
+    assert list(line.get_ydata()) == pytest.approx([0.215, 0.225, 0.235])
+
+
+def test_names_do_not_overlap(figure):
+    for axis in figure.axes[:2]:
+        texts = [text for text in axis.texts if text.get_text()]
+        assert all(not a.get_window_extent().overlaps(b.get_window_extent()) for a, b in itertools.combinations(texts, 2))
+    assert {text.get_text() for text in figure.axes[0].texts} >= {"bert", "fnet", "2 min", "10 min", "hybrid-2@2min"}
+
+
+def test_without_a_gpu_the_cpu_and_its_own_shape_count(tmp_path):
+    records = [*scores("rte", "quick", bert={None: 0.6}, fnet={None: 0.55}),
+               *(efficiency_record(model, n, speedup=1.2, shape="minilm") for model in ("bert", "fnet") for n in (32, 128))]
+    assert "minilm, 128 tokens, fp32, test CPU; mode eager" in frontier(results_of(tmp_path, records)).get_suptitle()
