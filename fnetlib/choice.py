@@ -1,16 +1,14 @@
-"""When to choose what: every model beside BERT in the same mode, by length, and what is left of the quality."""
+"""When to choose what: every model beside BERT in the same mode, by length."""
 
 from __future__ import annotations
 
-import re
-
 import pandas as pd
 
-from .results import Results, cells, model_key, task_title
+from .results import Results, model_key
 from .tables import NONE, Table, number
 from .tables_speed import RULE, fastest
 
-OURS = ("fnet", "hybrid-2")
+OURS = ("fnet", "fnet+taylor", "hybrid-2", "hybrid-2+taylor")
 WORDS = {"train": "training", "infer": "inference"}
 
 
@@ -47,7 +45,7 @@ def _against_peer(of: pd.DataFrame, model: str) -> str:
 
 
 def sentences(results: Results) -> list[str]:
-    """One sentence a device and kind of step: where our recipes are faster than BERT; one a task: what is left of quality."""
+    """One sentence a device and kind of step: where our recipes are faster than BERT."""
     lines, data = [], fastest(results.efficiency)
     data = data[data["model"].isin(OURS) & data["vs_bert"].notna()]
     for (device, tokens, kind), group in data.groupby(["device_name", "tokens", "kind"], sort=False):
@@ -57,15 +55,4 @@ def sentences(results: Results) -> list[str]:
             parts.append(f"`{model}` {ratios}")
         lines.append(f"- **Against BERT in the same mode** ({device}, {tokens} tokens a step, {WORDS[kind]}), times as fast by "
                      f"length: {'; '.join(parts)}.")
-    return lines + _left(results) * bool(lines)
-
-
-def _left(results: Results) -> list[str]:
-    runs = cells(results.primary[results.primary["training"].isin(["study", "tuned"])])
-    runs = runs.assign(model=[re.split(r"[@ ]", label)[0] for label in runs["label"]])
-    runs = runs[runs["model"].isin(OURS) & runs["recovery"].notna()]
-    best = runs.loc[runs.groupby(["task", "model"], sort=False)["recovery"].apply(lambda part: part.astype(float).idxmax())]
-    parts = [f"{task_title(task, set(filter(None, group['note'])))} "
-             + ", ".join(f"`{r.label}` {number(100 * r.recovery, 0)}%" for r in group.itertuples())
-             for task, group in best.groupby("task", sort=False)]
-    return [f"- **What is left of BERT's lead over chance**, the best of the study's and the tuned recipe: {'; '.join(parts)}."] * bool(parts)
+    return lines

@@ -198,7 +198,7 @@ def build(params: FinetuneParams, data: TaskData, teacher: Teacher, model: str, 
 def adaptation_of(params: FinetuneParams, model: str, teacher: Teacher, store: RecordStore) -> tuple[str, records.Adapted]:
     """The folder of `params.student` that holds the recipe `model`, and what was spent on it. Raises ParameterError unless
     one folder's record is there and fits."""
-    found = {record.model: (folder, record) for folder, record in zip(params.students, adaptations(params.students, store))}
+    found = {record.model: (folder, record) for folder, record in zip(params.students, adaptations(params.students, store, teacher.fingerprint))}
     if model not in found:
         raise ParameterError(f"student: {params.student!r} is {', '.join(map(repr, found))}, not {model!r}")
     folder, record = found[model]
@@ -209,15 +209,16 @@ def adaptation_of(params: FinetuneParams, model: str, teacher: Teacher, store: R
                                    run_id=record.run_id)
 
 
-def adaptations(folders: list[str], store: RecordStore) -> list[Record]:
+def adaptations(folders: list[str], store: RecordStore, teacher: str | None = None) -> list[Record]:
     """The records of adapted models, by their folders. The records tell, so finished runs are found where the weights are
-    gone. Raises ParameterError naming a folder that has none."""
+    gone; of several models that had that folder, one from `teacher` (its fingerprint). Raises ParameterError naming a folder that
+    has none."""
     known, found = store.all("adapt"), []
     for folder in folders:
         file = find_root() / folder / "record.json"
         run_id = json.loads(file.read_text())["run_id"] if file.is_file() else None
-        record = next((r for r in known if run_id == r.run_id or not run_id and r.transfer["result"]["name"] == Path(folder).name),
-                      None)
+        had = [r for r in known if run_id == r.run_id or not run_id and r.transfer["result"]["name"] == Path(folder).name]
+        record = next((r for r in had if r.teacher.fingerprint == teacher), next(iter(had), None))
         if record is None:
             raise ParameterError(f"student: no adapted model with its record in {folder!r}; 02_transfer makes one (-p adapt "
                                  f"distill -p save {folder})")

@@ -191,7 +191,7 @@ def batch_of(lengths: list[int], vocabulary: int = 100) -> dict[str, torch.Tenso
 
 
 def student_record(model: str, steps: int, losses: list[float], adapt: str = "mlm", groups: str = "all", seed: int = 0,
-                   learning_rate: float = 5e-4, timing: dict[str, Any] | None = None, **params: Any) -> Record:
+                   learning_rate: float = 5e-4, timing: dict[str, Any] | None = None, teacher_name: str = "minilm", **params: Any) -> Record:
     """A student trained on with text: held-out losses at even steps, half a second each; unigram loss 7.3."""
     places = [round(i * steps / (len(losses) - 1)) for i in range(len(losses))]
     history = [{"step": step, "tokens": step * 256 * 128, "seconds": 0.5 * step, "train_loss": loss, "eval_loss": loss}
@@ -200,7 +200,7 @@ def student_record(model: str, steps: int, losses: list[float], adapt: str = "ml
               "learning_rate": learning_rate, **params}
     return _record(
         "adapt", model, seed, values,
-        teacher=Teacher(name="minilm", source="package", fingerprint=fingerprint("minilm")),
+        teacher=Teacher(name=teacher_name, source="package", fingerprint=fingerprint(teacher_name)),
         data=Data(source="folder", revision=None, fingerprint="text", sizes={"train": 1000}),
         metrics=Metrics(headline=Headline(name="heldout_loss", last=losses[-1], best=min(losses)), history=history,
                         validation={"loss": losses[-1], "unigram_loss": 7.3}),

@@ -20,7 +20,7 @@ def test_ratios_are_within_a_mode_and_the_closest_peer_is_named(tmp_path):
     assert row["fastest in it"] == "fnet"  # 1.5 of fnet-naive is of another mode
     words = choice.sentences(found)
     assert any("test GPU, 4096 tokens a step, training), times as fast by length: `fnet` 1.25 at 128, 1.25 at 512." in w for w in words)
-    assert "`fnet` 50%" in words[-1] and "CoLA" in words[-1]
+    assert len(words) == 2 and "inference" in words[1]
 
 
 def test_nothing_measured_is_said(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from factories import finetune_record
+from factories import finetune_record, student_record
 from fnetlib import adapt, callbacks, compiling, estimates, glue_trainer, synthetic, task_distillation
 from fnetlib import finetune as module
 from fnetlib.distill import layer_errors, prediction_error
@@ -472,6 +472,19 @@ def test_an_adapted_student_is_the_start_and_in_the_record(params, tmp_path, tin
     for weights in (tmp_path / "student", tmp_path / "more"):
         shutil.rmtree(weights)
     assert finetune(params(model="bert,fnet", epochs=1, student=f"{folder},{bert}")) == [baseline, again]  # by the records
+
+
+def test_of_two_models_that_had_a_folder_the_teachers_own_is_found(tmp_path):
+    """The weights are gone, two records name the folder: each teacher has its own."""
+    store, ours = RecordStore(tmp_path), []
+    for teacher in ("first", "second"):
+        record = student_record("fnet", 100, [7.0, 5.0], teacher_name=teacher)
+        store.write(record)
+        ours.append(record)
+    assert ours[0].transfer["result"]["name"] == ours[1].transfer["result"]["name"] == "fnet-100"
+    for record in ours:
+        assert module.adaptations(["students/fnet-100"], store, record.teacher.fingerprint) == [record]
+    assert module.adaptations(["students/fnet-100"], store, "neither")[0] in ours  # and is refused where it is used
 
 
 def test_runs_from_a_teacher_whose_weights_are_gone_are_found_by_its_record(params, tmp_path, monkeypatch):
