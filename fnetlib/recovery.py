@@ -97,8 +97,8 @@ def _share(row: Any) -> str:
 
 
 def figure(results: Results) -> Figure:
-    """Recovery against minutes, a panel a task that BERT was fine-tuned on too: mean and paired interval of every student, BERT
-    as it is at 1. Where no group has a BERT, scores (mean ± sd)."""
+    """Recovery against minutes, a panel a task, of the recipe and teacher with most adapted students beside a BERT: mean and paired
+    interval of every student, BERT as it is at 1. Where no group has a BERT, scores (mean ± sd) of all."""
     data = frame(results)
     if data.empty:
         return _empty(tagged("Recovery by minutes of adaptation", results.tag), "no student was adapted before its task")
@@ -107,7 +107,9 @@ def figure(results: Results) -> Figure:
                    else "Score by minutes of adaptation (mean ± sd over seeds)", results.tag)
     groups = [(key, group) for key, group in data.groupby([*GROUP, "task"], sort=False, dropna=False)
               if group["recovery"].notna().any() or not share]  # the others compare objectives
-    groups.sort(key=lambda item: -item[1]["minutes"].gt(0).sum())
+    if share:
+        adapted = data[data["recovery"].notna() & data["minutes"].gt(0)].groupby(GROUP, sort=False).size()
+        groups = [(key, group) for key, group in groups if key[:2] == adapted.idxmax()]
     made, axes = _panels(len(groups), 3, height=3.0)
     for axis, ((training, teacher, _), group) in zip(axes, groups):
         for model, part in group.groupby("model", sort=False):
