@@ -24,7 +24,7 @@ BLOCK = re.compile(r"(<!-- generated:(?P<name>\S+) -->\n)(?P<body>.*?)(<!-- /gen
 
 def findings(results: Results) -> str:
     """The main findings beside the table at a glance, as sentences: what repairs the swap, what inheriting saves, speed."""
-    parts = [tables_repair.ablation_sentences, xatl.sentences, recovery.main_sentences, tables_placement.sentences,
+    parts = [tables_repair.ablation_sentences, xatl.transferred_sentences, recovery.main_sentences, tables_placement.sentences,
              tables_gpus.sentences, tables_throughput.sentences, choice.sentences, tables_scaling.sentences]
     lines = [line for sentences in parts for line in sentences(results)]
     return "\n".join([*_synthetic(results), *lines, *(f"\n{note}" for note in footnotes(results.primary))]) + "\n"

@@ -107,6 +107,11 @@ def _best(loss: float, best: bool) -> str:
 
 def sentences(results: Results) -> list[str]:
     """What inheriting is worth against training from scratch, one sentence a student; then what XATL's other arms are."""
+    return transferred_sentences(results) + arm_sentences(results)
+
+
+def transferred_sentences(results: Results) -> list[str]:
+    """The first part of `sentences` alone."""
     lines = []
     for model, part in headline(speedups(results)).groupby("model", sort=False):
         rows = list(part.sort_values("steps").itertuples())
@@ -119,7 +124,7 @@ def sentences(results: Results) -> list[str]:
             f"sooner" + (f"; after the longest budget its loss is {number(last.loss)} against {number(last.scratch_loss)}"
                          if pd.notna(last.loss) else "") + "."
             + (f" At {', '.join(weak)} the rival is hardly below token frequencies." if weak else ""))
-    return lines + arm_sentences(results)
+    return lines
 
 
 def glue_gains(results: Results) -> pd.DataFrame:
