@@ -31,7 +31,7 @@ def table(results: Results) -> Table:
     data, sections = frame(results), {}
     for record in results.placement:
         rows = pd.DataFrame(record.transfer["placement"])
-        sections[f"search on `{_student(record, results)}`"] = pd.DataFrame([
+        sections[f"search on `{_student(record, results)}`, {record.timing['seconds']:.0f} s"] = pd.DataFrame([
             {"Round": str(number_), **{f"layer {r.layer}": f"{number(r.error)}{' ←' * bool(r.chosen)}" for r in part.itertuples()}}
             for number_, part in rows.groupby("round", sort=False)])
     for (training, teacher, count), group in data.groupby([*GROUP, "count"], sort=False):
@@ -43,7 +43,8 @@ def table(results: Results) -> Table:
         sections[f"{heading(training, teacher)}, {count} layers of attention"] = pd.DataFrame(rows.values())
     notes = ["Layers count from 0. *Search*: error of the last states against the teacher's when the student gets one layer's "
              "attention back, without training; ← is kept. *Top*: FNet's placement; *spread*: evenly over the depth; *measured*: "
-             "what the search chose. *Error*: mean over layers after distillation, see `distilled.md`."]
+             "what the search chose; to a placement that only a search would find, its seconds and the searched student's minutes would have to "
+             "be added. *Error*: mean over layers after distillation, see `distilled.md`."]
     if not sections:
         notes = ["No placement was searched or compared here: `python -m fnetlib place --help`, and 03 with recipes `hybrid-at-I-J`."]
     return Table("placement", tagged("Where attention stays", results.tag), data, sections, notes)

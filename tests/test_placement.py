@@ -93,7 +93,7 @@ def test_placements_of_equally_many_layers_stand_side_by_side(tmp_path):
     assert list(zip(data["model"], data["layers"], data["placement"])) == [
         ("hybrid-2", "2, 5", "spread"), ("hybrid-at-4-5", "4, 5", "top and measured")]  # three layers have no rival, filters are others
     text = tables_placement.table(results).markdown()
-    assert "search on `fnet-100`" in text and "| 0.500 | 0.400 ← | 0.500 |" in text
+    assert "search on `fnet-100`, 1 s" in text and "| 0.500 | 0.400 ← | 0.500 |" in text
     sentence, = tables_placement.sentences(results)
     assert "`hybrid-2` (spread) 0.400" in sentence and "`hybrid-at-4-5` (top and measured) 0.300" in sentence
 
