@@ -65,7 +65,8 @@ def figure(results: Results) -> Figure:
     if data.empty:
         return _empty(title, "no student was distilled")
     groups = list(data.groupby(["teacher", "minutes"], sort=False))
-    made, axes = _panels(len(groups), 2, height=3.0)
+    groups = [(key, group) for key, group in groups if group["model"].nunique() > 2] or groups  # one alone compares with nothing
+    made, axes = _panels(len(groups), 2, height=3.0, sharey=True)
     for axis, ((teacher, minutes), group) in zip(axes, groups):
         for r in group.itertuples():
             axis.plot(range(1, len(r.layers) + 1), r.layers, marker="o", ms=4, lw=1.4, color=colour(r.model),

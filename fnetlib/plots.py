@@ -213,7 +213,8 @@ def speed_by_length(results: Results) -> Figure:
     data = data.dropna(subset=["train_vs_bert", "infer_vs_bert"], how="all") if len(data) else data
     if data.empty:
         return _empty(title, "no efficiency records with a ratio to BERT")
-    groups = list(data.groupby(SETTING, sort=False, dropna=False))
+    usual = data[data["backend"].isna() | data["backend"].eq("auto")]
+    groups = list((usual if len(usual) else data).groupby(SETTING, sort=False, dropna=False))
     groups = [(key, group) for key, group in groups if group["length"].nunique() > 1] or groups  # a single length is no curve
     figure, axes = _panels(2 * len(groups), 2, height=2.7)
     for row, ((device, shape, tokens, precision, mode, backend), group) in enumerate(groups):
@@ -222,7 +223,9 @@ def speed_by_length(results: Results) -> Figure:
             for name, part in group.groupby("model"):
                 _ratio_line(axis, part.sort_values("length"), f"{kind}_vs_bert", str(name))
             axis.set_title(f"{word}: {shape}, {precision}, {mode}\n{tokens} tokens a step, {device}", fontsize=9)
-            axis.set(xlabel="sequence length", ylabel="× BERT")
+            axis.set(xlabel="sequence length", ylabel="× BERT, log scale")
+            axis.set_yscale("log", base=2)
+            axis.yaxis.set_major_formatter("{x:g}")
             _length_axis(axis, sorted(group.length.unique()))
     return _finish(figure, title, data.model[data.model != f"bert{PADDED}"])
 
@@ -240,7 +243,7 @@ def _ratio_line(axis: Axes, part: pd.DataFrame, column: str, name: str) -> None:
 
 def _length_axis(axis: Axes, lengths: list[int]) -> None:
     axis.set_xscale("log", base=2)
-    axis.set_xticks(lengths, [str(n) for n in lengths])
+    axis.set_xticks(lengths, [str(n) if n < 1024 else f"{n // 1024}k" for n in lengths])
     axis.minorticks_off()
 
 

@@ -20,16 +20,17 @@ from .results import GROUP, Results, cells, metric_title, model_key, tagged, tas
 from .tables_speed import SUMMARISED, main_shape, on_one_device
 
 RECIPES = ("tuned_plain", "tuned")  # without either, the first recipe that there is
-LENGTH = 512  # tokens; else the nearest that was measured
+LENGTH = 512  # tokens
 
 
-def frontier(results: Results) -> Figure:
-    """Score against training speed, one panel a task, every model with both; up and right is better."""
+def frontier(results: Results, length: int = LENGTH) -> Figure:
+    """Score against training speed at so many tokens, or the nearest length that was measured; one panel a task, every model with
+    both; up and right is better."""
     title = tagged("Quality against training speed", results.tag)
     table = cells(results.primary)
     groups = _chosen(table[table["n"] > 0])
     models = {_model(label) for group in groups for label in group["label"]}
-    speeds = _speeds(results, models)
+    speeds = _speeds(results, models, length)
     shown = [part for group in groups if len(part := group[group["label"].map(_model).isin(set(speeds["model"]))])]
     if not shown:
         return _empty(title, "needs fine-tuning and efficiency records of the same recipes, beside BERT")
@@ -63,10 +64,10 @@ def _chosen(table: pd.DataFrame) -> list[pd.DataFrame]:
             for _, part in wanted.groupby("task", sort=False)]
 
 
-def _speeds(results: Results, models: set[str]) -> pd.DataFrame:
+def _speeds(results: Results, models: set[str], length: int) -> pd.DataFrame:
     data = on_one_device(results.efficiency, models, shape=main_shape(results.efficiency))
     data = data[data["model"].isin(models)]
-    nearest = min(data["length"], key=lambda n: abs(math.log(n / LENGTH)), default=LENGTH)
+    nearest = min(data["length"], key=lambda n: abs(math.log(n / length)), default=length)
     return data[data["length"] == nearest]
 
 

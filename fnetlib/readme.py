@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from . import (
-    choice, distilled, estimates, recovery, tables, tables_glance, tables_gpus, tables_placement, tables_repair, tables_scaling, tables_speed,
+    answer, choice, distilled, estimates, recovery, tables, tables_glance, tables_gpus, tables_placement, tables_repair, tables_scaling, tables_speed,
     tables_targets, tables_throughput, tables_training, xatl,
 )
 from .presets import names as preset_names
@@ -22,10 +22,16 @@ from .tables import bert_is_clear, mean_sd, number, went_wrong
 BLOCK = re.compile(r"(<!-- generated:(?P<name>\S+) -->\n)(?P<body>.*?)(<!-- /generated -->)", re.DOTALL)
 
 
-def findings(results: Results) -> str:
-    """The main findings beside the table at a glance, as sentences: what repairs the swap, what inheriting saves, speed."""
-    parts = [tables_repair.ablation_sentences, xatl.transferred_sentences, recovery.main_sentences, tables_placement.sentences,
-             tables_gpus.sentences, tables_throughput.sentences, choice.sentences, tables_scaling.sentences]
+Sentences = Callable[[Results], list[str]]
+FINDINGS: dict[str, list[Sentences]] = {  # README's sections that are sentences
+    "repair": [tables_repair.ablation_sentences], "xatl": [xatl.transferred_sentences],
+    "recovery": [recovery.main_sentences, tables_placement.sentences],
+    "speed": [choice.sentences, tables_scaling.sentences, tables_throughput.sentences, tables_gpus.sentences],
+}
+
+
+def findings(results: Results, parts: list[Sentences]) -> str:
+    """Sentences from the records, and their footnotes."""
     lines = [line for sentences in parts for line in sentences(results)]
     return "\n".join([*_synthetic(results), *lines, *(f"\n{note}" for note in footnotes(results.primary))]) + "\n"
 
@@ -37,7 +43,7 @@ def headline(results: Results) -> str:
                                 recovery.sentences, tables_placement.sentences, tables_gpus.sentences])
 
 
-def _sentences(results: Results, parts: list[Callable[[Results], list[str]]]) -> str:
+def _sentences(results: Results, parts: list[Sentences]) -> str:
     lines, runs = _synthetic(results), results.primary
     for (training, teacher, task), group in cells(runs).groupby([*GROUP, "task"], sort=False, dropna=False):
         where = (f"- **{task_title(task, group.note)}** ({metric_title(group.metric)}; recipe `{training}`, teacher "
@@ -82,7 +88,8 @@ def _markdown(build: Callable[[Results], tables.Table]) -> Callable[[Results], s
 
 
 SECTIONS: dict[str, Callable[[Results], str]] = {
-    "findings": findings, "headline": headline,
+    "answer": answer.markdown, "headline": headline,
+    **{f"{name}-findings": lambda results, parts=parts: findings(results, parts) for name, parts in FINDINGS.items()},
     **{name: _markdown(build) for name, build in {
         "glance": tables_glance.glance, "quality": tables.quality, "runs": tables.runs, "differences": tables.differences, "missing": tables.missing,
         "published": tables.compared, "ablation": tables_repair.ablation, "closed_form": tables_repair.closed_form,

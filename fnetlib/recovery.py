@@ -120,8 +120,10 @@ def figure(results: Results) -> Figure:
         axis.set_title(f"{title_of(group.iloc[0])}\n{training}, {str(teacher).split('/')[-1]}", fontsize=9)
         axis.set(xlabel="minutes alone on the GPU", ylabel="recovery" if share else metric_title(group["metric"]))
         axis.margins(x=0.08)
-    marks = [plt.Line2D([], [], color="#555555", marker=marker, ls=dashes, ms=5, label=label)
-             for marker, dashes, label in (("o", "-", "distilled"), ("s", "-", "masked-LM"), ("^", "--", "and its task distilled"))]
+        axis.set_xticks(sorted(set(group["minutes"].round(1))))
+    methods = " ".join(method for _, group in groups for method in group["method"])
+    marks = [plt.Line2D([], [], color="#555555", marker=marker, ls=dashes, ms=5, label=label) for marker, dashes, word, label in (
+        ("o", "-", "distill", "distilled"), ("s", "-", "mlm", "masked-LM"), ("^", "--", "+task", "and its task distilled")) if word in methods]
     line = plt.Line2D([], [], color="#000000" if share else "#777777", lw=1, ls=":" if share else "--", label="BERT" if share else "chance")
     return _finish(made, title, [model for _, group in groups for model in group["model"]], handles=[*marks, line])
 
@@ -137,13 +139,19 @@ def _line(axis: Any, line: pd.DataFrame, model: str, method: str, share: bool) -
                   ls="--" if task else "-", capsize=2, color=colour(model))
 
 
-def main_sentences(results: Results) -> list[str]:
-    """One sentence a task, of the recipe and teacher with most adapted students: shares by minutes, students side by side."""
+def main(results: Results) -> pd.DataFrame:
+    """The rows of `frame` that the report's main sentences are of: the recipe and teacher with most adapted students, states matched
+    or as the swap is, all training examples, without BERT."""
     data = frame(results)
     data = data[data["recovery"].notna() & data["examples"].eq(0) & data["method"].isin(["", "distill"]) & data["model"].ne("bert")]
     groups = [part for _, part in data.groupby(GROUP, sort=False) if part["minutes"].gt(0).any()]
+    return max(groups, key=lambda part: part["minutes"].gt(0).sum()) if groups else data.iloc[:0]
+
+
+def main_sentences(results: Results) -> list[str]:
+    """One sentence a task of `main`: shares by minutes, students side by side."""
     lines = []
-    for task, group in max(groups, key=lambda part: part["minutes"].gt(0).sum()).groupby("task", sort=False) if groups else ():
+    for task, group in main(results).groupby("task", sort=False):
         known = group.groupby("model", sort=False).filter(lambda part: part["minutes"].gt(0).any())
         minutes, pairs = sorted(set(known["minutes"])), known["pairs"]
         shares = {model: part.set_index("minutes") for model, part in known.groupby("model", sort=False)}
@@ -151,7 +159,7 @@ def main_sentences(results: Results) -> list[str]:
         after = " and ".join(["as it is"] * (0 in minutes) + [f"after {m:g}" for m in minutes if m])
         lines += [f"- **Recovery, {title_of(group.iloc[0])}** (recipe `{group['training'].iloc[0]}`, teacher `{group['teacher'].iloc[0]}`, "
                   f"n={pairs.min()}{f' to {pairs.max()}' * bool(pairs.min() < pairs.max())} pairs): share of BERT's lead over chance {after} minutes "
-                  f"of distillation alone on the GPU: {'; '.join(parts)}."] * bool(parts)
+                  f"of distillation: {'; '.join(parts)}."] * bool(parts)
     return lines
 
 

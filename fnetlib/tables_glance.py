@@ -12,7 +12,7 @@ from .tables import NONE, Table, bert_is_clear, mean_sd, number
 from .tables_speed import RULE, SUMMARISED, on_one_device
 
 RECIPES = ("tuned", "tuned_plain")  # as they are, and after training on; without any, the first recipe there is
-MODELS = ("fnet-naive", "fnet", "hybrid-2", "fnet+taylor", "hybrid-2+taylor")  # of recipes with adapted students
+MODELS = ("fnet-naive", "fnet", "hybrid-2", "fnet+taylor", "hybrid-2+taylor")  # where some recipe has adapted students, beside BERT
 LENGTHS = (512, 2048, 8192)
 
 
@@ -24,9 +24,11 @@ def glance(results: Results) -> Table:
     runs = wanted if len(wanted) else runs[runs.training == (runs.training.iloc[0] if len(runs) else "")]
     data = cells(runs)
     if len(wanted) and runs["minutes"].gt(0).any():
-        data = where(data, lambda r: r.label == "bert" or re.split(r"[@ ]", r.label)[0] in MODELS)
+        shortest = runs[runs["minutes"].gt(0)].groupby("model")["minutes"].min()
+        kept = {"bert", *MODELS, *(f"{model}@{minutes:g}min" for model, minutes in shortest.items() if model in MODELS)}
+        data = where(data, lambda r: r.label in kept)
     data = data[(data.n > 1) | data.failed.gt(0) | data.diverged.gt(0)] if (data.n > 1).any() else data
-    speed = _speed(results, set(data.label.map(_model)))
+    speed = speeds(results, set(data.label.map(_model)))
     rows = {}
     for (training, teacher), group in data.groupby(GROUP, sort=False, dropna=False):
         for label in sorted(set(group.label), key=model_key):
@@ -39,11 +41,19 @@ def glance(results: Results) -> Table:
               if name not in ("Model", "Recipe") and not name.startswith("×")]
     order = ["Model", "Recipe", *scores, *[name for name in frame if name.startswith("×")]] if rows else []
     notes = ["Mean ± standard deviation (seeds); in brackets what is left of BERT's lead over a constant prediction, BERT of the same "
-             "recipe and teacher being 100% (none where BERT itself is within two standard deviations of it). *model@2min*: after two minutes of adaptation. † some runs predict one class."]
+             "recipe and teacher being 100% (none where BERT itself is within two standard deviations of it). *model@2min*: after two minutes of adaptation, the shortest; longer ones are in "
+             "`recovery.md`. † some runs predict one class."]
     if speed:
-        notes.append(f"*× BERT, n*: training steps of n tokens against BERT's, BERT-base's shape, {speed['device']} in {speed['precision']}. {RULE}; "
+        notes.append(f"*× BERT, n*: training steps of n tokens against BERT's, BERT-base's shape{other_depth(results)}; "
+                     f"{speed['device']} in {speed['precision']}. {RULE}; "
                      "it is named where that is not BERT's fastest of all.")
     return Table("glance", tagged("At a glance", results.tag), data, {"": frame[order]} if rows else {}, notes + footnotes(runs))
+
+
+def other_depth(results: Results) -> str:
+    """What to add to speeds of BERT-base's shape where the models that were scored have another number of layers."""
+    depths = {len(r.params["recipe"]["mixers"]) for r in results.primary.record if r.params.get("recipe")} - {12}
+    return f" (12 layers, not {min(depths)}, so that a hybrid keeps attention in a smaller share of them)" if len(depths) == 1 else ""
 
 
 def _score(cell: Any, has_lead: bool) -> str:
@@ -55,7 +65,7 @@ def _model(label: str) -> str:
     return re.split(r"[@ ]", label)[0]
 
 
-def _speed(results: Results, models: set[str]) -> dict[Any, str]:
+def speeds(results: Results, models: set[str]) -> dict[Any, str]:
     """(model, length) -> times as fast in training as BERT, on the device that most of `models` were measured on, which is under
     `device`."""
     data = on_one_device(results.efficiency, models)

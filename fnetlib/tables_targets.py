@@ -39,7 +39,7 @@ def table(results: Results) -> Table:
     rows = [{"Target": f"{target.what}", "Aim": _aim(target), "Measured": _measured(r), "The bound's": number(r.limit, 2),
              "": "not measured" if r.met is None else "met" if r.met else "**missed**"}
             for target, r in zip(results.preset.targets, data.itertuples())]
-    notes = ["Set before the measurements. Figures are those of `summary.json`, brackets their 95% intervals. *The bound*: the "
+    notes = ["The aims were set before the runs; those of `+taylor`, a later addition, are its plain models'. Figures are those of `summary.json`, brackets their 95% intervals. *The bound*: the "
              "same model with no mixing at all; no mixer can pass it."]
     if not rows:
         notes = ["This preset sets no targets."]

@@ -4,10 +4,10 @@ import math
 
 import pandas as pd
 import pytest
-from factories import finetune_record, results_of, student_record
+from factories import efficiency_record, finetune_record, results_of, student_record
 from matplotlib import pyplot as plt
 
-from fnetlib import recovery
+from fnetlib import answer, recovery
 from fnetlib.records import label, solo_seconds
 from fnetlib.statistics import paired_recovery
 
@@ -144,3 +144,18 @@ def test_summary_has_paired_shares_and_what_they_come_from(results):
     assert (row["mean"], row["sd"], row["recovery"], row["n"], row["pairs"]) == (0.805, 0.01, 0.75, 3, 3)
     assert row["low"] < 0.75 < row["high"] and (row["recipe"], row["teacher"]) == ("tuned", "minilm")
     assert found["fnet@20min"]["pairs"] == 2
+
+
+def test_the_answer_is_each_way_after_its_shortest_adaptation(tmp_path):
+    speeds = [efficiency_record(model, 512, "bf16", speedup=speed, gpu=True) for model, speed in (("bert", 1.0), ("fnet", 1.5))]
+    found = results_of(tmp_path, [*runs("bert", 0.885), *runs("fnet", 0.605), *runs("fnet", 0.705, minutes=2), *runs("fnet", 0.805, minutes=10),
+                                  *runs("hybrid-2", 0.785), *runs("hybrid-3", 0.885, minutes=2), *speeds])
+    fnet, hybrid = answer.lines(found)
+    assert "(`fnet`, 2 minutes of distillation) keeps 55% on QNLI (n=3)" in fnet and fnet.endswith("trains 1.50 times as fast as BERT at 512 tokens.")
+    assert "(`hybrid-2`) keeps 75% on QNLI (n=3) of BERT's lead over chance." in hybrid
+    text = answer.markdown(found)
+    assert "Recipe `tuned`, teacher `minilm`" in text and "12 layers, not 6" in text and "test GPU, bf16" in text
+
+
+def test_without_adapted_students_there_is_no_answer_yet(tmp_path):
+    assert "No student was adapted" in answer.markdown(results_of(tmp_path, runs("bert", 0.885)))

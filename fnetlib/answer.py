@@ -1,0 +1,45 @@
+"""The report's answer in a few lines: what each way to swap keeps of BERT after the shortest adaptation, and how fast it is."""
+
+from __future__ import annotations
+
+from . import recovery, tables_glance
+from .results import Results, footnotes
+from .tables import number
+
+WAYS = {  # in the order of the story
+    "fnet-naive": "The plain transform in attention's place",
+    "fnet": "The repaired transform, nothing else",
+    "hybrid-2": "The transform, with attention kept in two layers",
+    "fnet+taylor": "No attention layer, but filters expanded in the query (sub-quadratic)",
+    "hybrid-2+taylor": "These filters, with attention kept in two layers",
+}
+LENGTHS = (512, 8192)
+
+
+def lines(results: Results) -> list[str]:
+    """One line a way: share of BERT's lead over chance by task (paired by seed), then training speed against BERT."""
+    data = recovery.main(results)
+    speed = tables_glance.speeds(results, set(WAYS))
+    found = []
+    for model, words in WAYS.items():
+        part = data[data["model"] == model]
+        if part.empty:
+            continue
+        minutes = min(part["minutes"][part["minutes"].gt(0)], default=0.0)
+        shares = [f"{number(100 * r.recovery, 0)}% on {recovery.title_of(r)} (n={r.pairs})" for r in part[part["minutes"] == minutes].itertuples()]
+        fast = [f"{speed[model, n].split()[0]} times as fast as BERT at {n:,} tokens" for n in LENGTHS if (model, n) in speed]
+        after = f", {minutes:g} minutes of distillation" if minutes else ""
+        found.append(f"- **{words}** (`{model}`{after}) keeps {', '.join(shares)} of BERT's lead over chance"
+                     + (f", and trains {', '.join(fast)}" if fast else "") + ".")
+    return found
+
+
+def markdown(results: Results) -> str:
+    """The lines as Markdown, what their numbers are of, and footnotes."""
+    data = recovery.main(results)
+    if data.empty:
+        return "*No student was adapted before its task yet.*\n"
+    first, device = data.iloc[0], tables_glance.speeds(results, set(WAYS)).get("device")
+    note = f"Recipe `{first['training']}`, teacher `{first['teacher']}`; shares are paired by seed (n pairs)" + (
+        f"; speeds are of BERT-base's shape{tables_glance.other_depth(results)}, {device}, bf16" if device else "") + "."
+    return "\n".join([*lines(results), "", note, *(f"\n{line}" for line in footnotes(results.primary))]) + "\n"
