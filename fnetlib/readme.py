@@ -31,9 +31,10 @@ FINDINGS: dict[str, list[Sentences]] = {  # README's sections that are sentences
 
 
 def findings(results: Results, parts: list[Sentences]) -> str:
-    """Sentences from the records, and their footnotes."""
+    """Sentences from the records, and the footnotes of the tasks they name."""
     lines = [line for sentences in parts for line in sentences(results)]
-    return "\n".join([*_synthetic(results), *lines, *(f"\n{note}" for note in footnotes(results.primary))]) + "\n"
+    notes = [note for note in footnotes(results.primary) if note.removeprefix("\\* ").split(":")[0] + "*" in " ".join(lines)]
+    return "\n".join([*_synthetic(results), *lines, *(f"\n{note}" for note in notes)]) + "\n"
 
 
 def headline(results: Results) -> str:

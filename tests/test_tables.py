@@ -595,6 +595,15 @@ def test_a_share_of_berts_lead_is_told_only_where_bert_has_one(made, scores, sha
     assert ("BERT itself is within two standard deviations of chance" in text) is not share
 
 
+def test_findings_carry_the_footnotes_of_the_tasks_they_name(made):
+    note = "a reconstruction"
+    records = [finetune_record(task, model, seed, score, training="tuned", minutes=minutes, note=note if task == "qnli" else "") for seed in (1, 2)
+               for task in ("cola", "qnli") for model, score, minutes in (("bert", 0.9, None), ("fnet", 0.7, 2))]
+    results = made(*records)
+    named, other = readme.SECTIONS["recovery-findings"](results), readme.SECTIONS["xatl-findings"](results)
+    assert "QNLI*" in named and named.count(note) == 1 and note not in other
+
+
 def test_targets_are_met_missed_or_not_measured(made):
     adapted = [finetune_record("cola", model, seed, score, training="tuned_plain", minutes=minutes) for seed in (1, 2)
                for model, score, minutes in (("bert", 0.4, None), ("hybrid-2+taylor", 0.396, 10), ("hybrid-2", 0.3, 10))]
