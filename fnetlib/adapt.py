@@ -139,7 +139,7 @@ def _train(params: TransferParams, teacher: Teacher, student: PreTrainedModel, t
     history = clock.history(trainer.state.log_history)
     losses = [entry["eval_loss"] for entry in history if entry["eval_loss"] is not None]
     unigram = unigram_loss(trainer.train_dataset, np.array(trainer.eval_dataset["labels"]), student.config.vocab_size)
-    errors = next((entry["layer_errors"] for entry in reversed(history) if "layer_errors" in entry), [])
+    errors = records.last_errors(history)
     return {
         "status": "finished" if all(loss == loss for loss in losses) else "diverged",
         "metrics": records.Metrics(

@@ -28,7 +28,7 @@ def lines(results: Results) -> list[str]:
         minutes = min(part["minutes"][part["minutes"].gt(0)], default=0.0)
         shares = [f"{number(100 * r.recovery, 0)}% on {recovery.title_of(r)} (n={r.pairs})" for r in part[part["minutes"] == minutes].itertuples()]
         fast = [f"{speed[model, n].split()[0]} times as fast as BERT at {n:,} tokens" for n in LENGTHS if (model, n) in speed]
-        after = f", {minutes:g} minutes of distillation" if minutes else ""
+        after = f", {minutes:g} minute{'s' * (minutes != 1)} of distillation" if minutes else ""
         found.append(f"- **{words}** (`{model}`{after}) keeps {', '.join(shares)} of BERT's lead over chance"
                      + (f", and trains {', '.join(fast)}" if fast else "") + ".")
     return found
@@ -39,7 +39,7 @@ def markdown(results: Results) -> str:
     data = recovery.main(results)
     if data.empty:
         return "*No student was adapted before its task yet.*\n"
-    first, device = data.iloc[0], tables_glance.speeds(results, set(WAYS)).get("device")
+    first, speed = data.iloc[0], tables_glance.speeds(results, set(WAYS))
     note = f"Recipe `{first['training']}`, teacher `{first['teacher']}`; shares are paired by seed (n pairs)" + (
-        f"; speeds are of BERT-base's shape{tables_glance.other_depth(results)}, {device}, bf16" if device else "") + "."
+        f"; speeds are of BERT-base's shape{tables_glance.other_depth(results)}, {speed['device']}, {speed['precision']}" if speed else "") + "."
     return "\n".join([*lines(results), "", note, *(f"\n{line}" for line in footnotes(results.primary))]) + "\n"

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MultipleLocator
 
 from .plots import _empty, _finish, _panels, colour
-from .records import solo_minutes
+from .records import last_errors, solo_minutes
 from .results import Results, model_key, natural, tagged
 from .tables import Table, number
 
@@ -25,8 +25,7 @@ def frame(results: Results) -> pd.DataFrame:
     """One row a distilled student; `layers`: the errors from the first layer on, `error` their mean, `tokens` in millions."""
     rows = []
     for record in results.adapt:
-        errors = next((e["layer_errors"] for e in reversed(record.metrics.history) if "layer_errors" in e), None) \
-            if record.metrics else None
+        errors = last_errors(record.metrics.history) if record.metrics else []
         if errors:
             rows.append([record.teacher.name.split("/")[-1], solo_minutes(record, results.adapt),
                          OBJECTIVE[record.params["logits_weight"] > 0], record.model, record.params["learning_rate"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from huggingface_hub import ModelCard, ModelCardData
 
 from .config import FNetBertConfig
-from .records import Record
+from .records import Record, last_errors
 from .text import HUB_NAME
 
 TEXT = """# {name}
@@ -38,7 +38,7 @@ def model_card(record: Record, name: str, config: FNetBertConfig) -> ModelCard:
     params, last = record.params, record.metrics.history[-1]
     method = {"mlm": "masked language modelling", "distill": "the teacher's hidden states"}[params["adapt"]]
     method += " and its masked-LM predictions" * bool(params.get("logits_weight"))
-    errors = next((entry["layer_errors"] for entry in reversed(record.metrics.history) if "layer_errors" in entry), [])
+    errors = last_errors(record.metrics.history)
     on_hub = {"base_model": record.teacher.name} if record.teacher.source == "hub" else {}
     on_hub |= {"datasets": [HUB_NAME]} if record.data.source == "hub" else {}
     kinds = [f"{config.mixers.count(mixer)} x {mixer}" for mixer in dict.fromkeys(config.mixers)]

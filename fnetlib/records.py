@@ -265,6 +265,11 @@ def task_distilled(record: Record) -> list[str]:
     return [part for part, name in (("task", "distill_epochs"), ("pairs", "distill_pairs")) if record.params.get(name)]
 
 
+def last_errors(history: list[dict[str, Any]]) -> list[float]:
+    """Every layer's error at the end of a distillation; empty where no states were matched."""
+    return next((entry["layer_errors"] for entry in reversed(history) if "layer_errors" in entry), [])
+
+
 PACE = ("adapt", "batch_size", "length", "shortest", "precision", "compile", "logits_weight")  # what the pace depends on
 
 

@@ -70,8 +70,8 @@ def table(results: Results) -> Table:
             row[f"{names[r.task]} {metric_title([r.metric])}"] = mean_sd(r.mean, r.sd, r.n)
             row[f"{names[r.task]} recovery"] = _share(r)
         sections[heading(training, teacher)] = pd.DataFrame(rows.values())
-    notes = ["*Minutes* of adaptation beyond the teacher: the budget given, reckoned by a pace, or more where a "
-             "run that had the device alone took more; where none was given by that run's pace, without one its own on a shared "
+    notes = ["*Minutes* of adaptation beyond the teacher: the budget given, reckoned by a pace, or more where the "
+             "fastest run of its kind on that device says more; where none was given by that run's pace, without one its own on a shared "
              "device, an upper bound; *+task*: with the teacher's fine-tuning on the task and the distillation of its states, "
              "*+pairs* on pairs too that nobody labelled. *Recovery* = (score − chance)/(BERT − chance), "
              "means over the seeds that both have, [95% bootstrap interval over seeds] (pairs); BERT is the same teacher's, "
@@ -108,8 +108,7 @@ def figure(results: Results) -> Figure:
     groups = [(key, group) for key, group in data.groupby([*GROUP, "task"], sort=False, dropna=False)
               if group["recovery"].notna().any() or not share]  # the others compare objectives
     if share:
-        adapted = data[data["recovery"].notna() & data["minutes"].gt(0)].groupby(GROUP, sort=False).size()
-        groups = [(key, group) for key, group in groups if key[:2] == adapted.idxmax()]
+        groups = [(key, group) for key, group in groups if key[:2] == _most_adapted(data)]
     made, axes = _panels(len(groups), 3, height=3.0)
     for axis, ((training, teacher, _), group) in zip(axes, groups):
         for model, part in group.groupby("model", sort=False):
@@ -139,13 +138,20 @@ def _line(axis: Any, line: pd.DataFrame, model: str, method: str, share: bool) -
                   ls="--" if task else "-", capsize=2, color=colour(model))
 
 
+def _most_adapted(data: pd.DataFrame) -> tuple[str, str] | None:
+    """The recipe and teacher of `frame` with most scores of adapted students beside a BERT, from all training examples where any are."""
+    adapted = data[data["recovery"].notna() & data["minutes"].gt(0)]
+    adapted = adapted[adapted["examples"].eq(0)] if adapted["examples"].eq(0).any() else adapted
+    return adapted.groupby(GROUP, sort=False).size().idxmax() if len(adapted) else None
+
+
 def main(results: Results) -> pd.DataFrame:
     """The rows of `frame` that the report's main sentences are of: the recipe and teacher with most adapted students, states matched
-    or as the swap is, all training examples, without BERT."""
+    or as the swap is, without BERT."""
     data = frame(results)
-    data = data[data["recovery"].notna() & data["examples"].eq(0) & data["method"].isin(["", "distill"]) & data["model"].ne("bert")]
-    groups = [part for _, part in data.groupby(GROUP, sort=False) if part["minutes"].gt(0).any()]
-    return max(groups, key=lambda part: part["minutes"].gt(0).sum()) if groups else data.iloc[:0]
+    chosen = (data[GROUP].apply(tuple, axis=1) == _most_adapted(data)) if len(data) else []
+    data = data[chosen]
+    return data[data["recovery"].notna() & data["method"].isin(["", "distill"]) & data["model"].ne("bert")]
 
 
 def main_sentences(results: Results) -> list[str]:
@@ -192,10 +198,9 @@ def entries(results: Results) -> dict[str, dict[str, dict[str, Any]]]:
     and teacher with most adapted students beside a BERT, fine-tuned on all examples; recovery paired by seed, as in the table."""
     data, found = frame(results), {}
     data = data[data["recovery"].notna() & data["minutes"].gt(0) & data["examples"].eq(0)]
-    for task, part in data.groupby("task", sort=False):
-        groups = dict(list(part.groupby(GROUP, sort=False)))
-        (training, teacher), chosen = max(groups.items(), key=lambda item: len(item[1]))
-        for r in chosen.itertuples():
+    for task, part in data.groupby("task", sort=False):  # a task may be missing in the recipe that is chosen for another
+        training, teacher = _most_adapted(part)
+        for r in part[(part["training"] == training) & (part["teacher"] == teacher)].itertuples():
             more = "".join(f"+{name}" for name in r.method.split("+") if name in ("task", "pairs"))
             found.setdefault(task, {})[f"{r.model}@{r.minutes:g}min{more}"] = {
                 **{name: round(float(value), 6) if pd.notna(value) else None for name, value in

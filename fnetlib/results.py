@@ -71,8 +71,7 @@ def tagged(title: str, tag: str) -> str:
 class Results:
     """`finetune`: one row a run, see RecordStore.frame; models that differ in a setting have different labels.
 
-    `transfer` and `adapt` are the records of 02_transfer: swaps as they are, and models trained on with text; `placement` those
-    of searches for the layers that keep attention.
+    `transfer` and `adapt` are the records of 02_transfer: swaps as they are, and models trained on with text.
     """
 
     folder: Path
@@ -84,7 +83,6 @@ class Results:
     transfer: list[Record] = field(default_factory=list)
     adapt: list[Record] = field(default_factory=list)
     written: list[Path] = field(default_factory=list)
-    placement: list[Record] = field(default_factory=list)
     earlier: int = 0  # runs from earlier weights of a teacher that has been trained again since
 
     @property
@@ -118,7 +116,7 @@ class Results:
         return list(self.primary.record)
 
     def stage(self, name: str) -> list[Record]:
-        """The records of another stage: what 04_efficiency measures beside whole models (`mixing`, `fit`, `onnx`)."""
+        """The records of another stage: what 04_efficiency measures beside whole models (`mixing`, `fit`, `onnx`), `placement`."""
         return RecordStore(self.folder).all(name)
 
     def keep(self, item: Any, name: str = "") -> Any:
@@ -160,8 +158,7 @@ def load(preset: str, results: str | Path = "auto") -> Results:
     finetune = finetune.assign(record=runs, minutes=[r.adapted.minutes if r.adapted else 0.0 for r in runs])
     runs = _ordered(finetune.assign(label=labels(runs, finetune.teacher), note=[data_note(record) for record in runs]))
     tag = data_tag([*runs.record, *transfer])
-    return Results(folder, preset, wanted, runs, efficiency, tag, transfer, adapt, placement=store.all("placement"),
-                   earlier=sum(earlier))
+    return Results(folder, preset, wanted, runs, efficiency, tag, transfer, adapt, earlier=sum(earlier))
 
 
 def with_minutes(record: Record, adapt: list[Record]) -> Record:

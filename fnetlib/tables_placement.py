@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from . import recovery
+from . import distilled, recovery
 from .records import Record
 from .results import GROUP, Results, metric_title, model_key, tagged
 from .tables import NONE, Table, heading, mean_sd, number
@@ -29,7 +29,7 @@ def table(results: Results) -> Table:
     """The search's rounds, then every placement of equally many attention layers: the states' error after distillation and
     the scores, a section a training recipe, teacher and number of layers."""
     data, sections = frame(results), {}
-    for record in results.placement:
+    for record in results.stage("placement"):
         rows = pd.DataFrame(record.transfer["placement"])
         sections[f"search on `{_student(record, results)}`, {record.timing['seconds']:.0f} s"] = pd.DataFrame([
             {"Round": str(number_), **{f"layer {r.layer}": f"{number(r.error)}{' ←' * bool(r.chosen)}" for r in part.itertuples()}}
@@ -58,7 +58,7 @@ def frame(results: Results) -> pd.DataFrame:
     the same minutes."""
     scores, rows = recovery.frame(results), []
     mixers = {r.model: r.params["recipe"]["mixers"] for r in results.primary.record if "recipe" in r.params}
-    searched = {tuple(sorted(step["layer"] for step in r.transfer["placement"] if step["chosen"])) for r in results.placement}
+    searched = {tuple(sorted(step["layer"] for step in r.transfer["placement"] if step["chosen"])) for r in results.stage("placement")}
     for r in scores.itertuples():
         layers, depth = kept({"mixers": mixers.get(r.model, ())}), len(mixers.get(r.model, ()))
         others = set(mixers.get(r.model, ())) - {"attention"}
@@ -74,9 +74,7 @@ def frame(results: Results) -> pd.DataFrame:
 
 
 def _error(model: str, minutes: float, teacher: str, results: Results) -> float | None:
-    from .distilled import frame as distilled
-
-    data = distilled(results)
+    data = distilled.frame(results)
     data = data[(data["model"] == model) & (data["minutes"] == minutes) & (data["teacher"] == teacher)]
     return float(data["error"].iloc[0]) if len(data) else None
 

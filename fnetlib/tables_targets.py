@@ -11,32 +11,33 @@ from .results import Results, tagged
 from .summary import figures
 from .tables import NONE, Table, number
 
-COLUMNS = ["what", "at", "least", "most", "value", "low", "high", "limit", "met"]
+COLUMNS = ["what", "at", "least", "most", "value", "low", "high", "at_least", "limit", "met"]
 
 
-def look_up(found: dict[str, Any], path: list[str]) -> Any:
-    """The figure at a path of names, `quality / qnli / fnet@2min / recovery`; None where it is not there."""
-    for name in path:
+def look_up(found: dict[str, Any], at: str) -> Any:
+    """The figure at a path of names, `quality/qnli/fnet@2min/recovery`; None where it is not there."""
+    for name in at.split("/"):
         found = found.get(name) if isinstance(found, dict) else None
     return found
 
 
 def frame(results: Results) -> pd.DataFrame:
-    """One row a target; `low`, `high`: the interval that stands beside the figure, `limit`: what no model can pass; `met`: None
-    where nothing was measured."""
+    """One row a target; `low`, `high`: the interval that stands beside the figure, `at_least`: it is a lower bound, `limit`: what no
+    model can pass; `met`: None where nothing was measured."""
     found, rows = figures(results), []
     for target in results.preset.targets:
-        value, beside = look_up(found, target.path), look_up(found, target.path[:-1]) or {}
+        parent, _, name = target.at.rpartition("/")
+        value, beside = look_up(found, target.at), look_up(found, parent) or {}
         met = None if value is None else (target.least is None or value >= target.least) and (target.most is None or value <= target.most)
         rows.append([target.what, target.at, target.least, target.most, value, beside.get("low"), beside.get("high"),
-                     look_up(found, target.limit_path) if target.limit else None, met])
+                     bool(look_up(found, f"{parent}_is_lower_bound/{name}")), look_up(found, target.limit), met])
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def table(results: Results) -> Table:
     """Target, measured, met or missed; a target that was missed is said so."""
     data = frame(results)
-    rows = [{"Target": f"{target.what}", "Aim": _aim(target), "Measured": _measured(r), "The bound's": number(r.limit, 2),
+    rows = [{"Target": target.what, "Aim": _aim(target), "Measured": _measured(r), "The bound's": number(r.limit, 2),
              "": "not measured" if r.met is None else "met" if r.met else "**missed**"}
             for target, r in zip(results.preset.targets, data.itertuples())]
     notes = ["The aims were set before the runs; those of `+taylor`, a later addition, are its plain models'. Figures are those of `summary.json`, brackets their 95% intervals. *The bound*: the "
@@ -53,4 +54,4 @@ def _aim(target: Target) -> str:
 def _measured(row: Any) -> str:
     if pd.isna(row.value):
         return NONE
-    return number(row.value, 3) + ("" if pd.isna(row.low) else f" [{number(row.low, 2)}, {number(row.high, 2)}]")
+    return "at least " * row.at_least + number(row.value, 3) + ("" if pd.isna(row.low) else f" [{number(row.low, 2)}, {number(row.high, 2)}]")

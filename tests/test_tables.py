@@ -618,5 +618,12 @@ def test_targets_are_met_missed_or_not_measured(made):
     assert "| at least 1.8 | 1.500 | 1.60 | **missed** |" in text and "not measured" in text and "0.750 [0.75, 0.75]" in text
 
 
+def test_a_target_says_where_its_figure_is_a_lower_bound(made, monkeypatch):
+    speedup = {"speedup": {"1x": 20.0, "2x": 5.0}, "speedup_is_lower_bound": {"1x": True, "2x": False}}
+    monkeypatch.setattr(tables_targets, "figures", lambda results: {"xatl": {"fnet": speedup}})
+    text = tables_targets.table(made(*study_records())).markdown()
+    assert "budget 1x | at least 2.5 | at least 20.000 |" in text and "budget 2x | at least 2.5 | 5.000 |" in text
+
+
 def test_a_preset_without_targets_says_so(tmp_path):
     assert "sets no targets" in tables_targets.table(results_of(tmp_path, study_records(), preset="quick")).markdown()

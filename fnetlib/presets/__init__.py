@@ -49,14 +49,6 @@ class Target(Params):
     most: float | None = None
     limit: str = Field("", description="where a figure is that nothing can pass; empty: there is none")
 
-    @property
-    def path(self) -> list[str]:
-        return self.at.split("/")
-
-    @property
-    def limit_path(self) -> list[str]:
-        return self.limit.split("/")
-
 
 class Preset(Params):
     """A preset: teacher, data, and the grid of fine-tuning runs."""
