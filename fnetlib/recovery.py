@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from .plots import _empty, _finish, _panels, colour
 from .records import Record, task_distilled
-from .results import GROUP, Results, chance, footnotes, metric_title, model_key, tagged, task_title
+from .results import GROUP, Results, chance, footnotes, metric_title, model_key, tagged, task_title, where
 from .statistics import paired_recovery, summarise
 from .tables import NONE, Table, heading, mean_sd, number
 
@@ -149,9 +149,9 @@ def main(results: Results) -> pd.DataFrame:
     """The rows of `frame` that the report's main sentences are of: the recipe and teacher with most adapted students, states matched
     or as the swap is, without BERT."""
     data = frame(results)
-    chosen = (data[GROUP].apply(tuple, axis=1) == _most_adapted(data)) if len(data) else []
-    data = data[chosen]
-    return data[data["recovery"].notna() & data["method"].isin(["", "distill"]) & data["model"].ne("bert")]
+    chosen = _most_adapted(data)
+    return where(data, lambda r: (r.training, r.teacher) == chosen and pd.notna(r.recovery) and r.method in ("", "distill")
+                 and r.model != "bert")
 
 
 def main_sentences(results: Results) -> list[str]:
