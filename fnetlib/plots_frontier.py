@@ -16,7 +16,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.transforms import Bbox
 
 from .plots import _empty, _fill, _finish, _panels, colour
-from .results import GROUP, Results, cells, metric_title, model_key, tagged, task_title
+from .results import GROUP, Results, cells, metric_title, model_key, recipe_of, tagged, task_title
 from .tables_speed import SUMMARISED, main_shape, on_one_device
 
 RECIPES = ("tuned_plain", "tuned")  # without either, the first recipe that there is
@@ -29,9 +29,9 @@ def frontier(results: Results, length: int = LENGTH) -> Figure:
     title = tagged("Quality against training speed", results.tag)
     table = cells(results.primary)
     groups = _chosen(table[table["n"] > 0])
-    models = {_model(label) for group in groups for label in group["label"]}
+    models = {recipe_of(label) for group in groups for label in group["label"]}
     speeds = _speeds(results, models, length)
-    shown = [part for group in groups if len(part := group[group["label"].map(_model).isin(set(speeds["model"]))])]
+    shown = [part for group in groups if len(part := group[group["label"].map(recipe_of).isin(set(speeds["model"]))])]
     if not shown:
         return _empty(title, "needs fine-tuning and efficiency records of the same recipes, beside BERT")
     figure, axes = _panels(len(shown), 2, height=3.6)
@@ -45,10 +45,6 @@ def frontier(results: Results, length: int = LENGTH) -> Figure:
     for axis, of_panel in zip(axes, points):
         _place(axis, of_panel)
     return figure
-
-
-def _model(label: str) -> str:
-    return re.split(r"[@ ]", label)[0]
 
 
 def _minutes(label: str) -> float:
@@ -80,7 +76,7 @@ def _where(speeds: pd.DataFrame) -> str:
 
 def _draw(axis: Axes, group: pd.DataFrame, ratios: dict[str, float]) -> list[tuple[float, float, float, str, str]]:
     """The points of a panel; returns (x, y, spread, name, colour) of each."""
-    points, group = [], group.assign(model=group["label"].map(_model), minutes=group["label"].map(_minutes))
+    points, group = [], group.assign(model=group["label"].map(recipe_of), minutes=group["label"].map(_minutes))
     for model, part in group.sort_values("minutes").groupby("model", sort=False):
         axis.plot([ratios[model]] * len(part), part["mean"].astype(float), color=colour(model), lw=0.8, alpha=0.6, zorder=1)
         for i, cell in enumerate(part.itertuples()):

@@ -271,12 +271,17 @@ def refreshed_fingerprint(record: Record) -> str | None:
     return ((record.transfer or {}).get("result") or {}).get("fingerprint")
 
 
+def recipe_of(label: str) -> str:
+    """`fnet@2min [epochs=3]` -> `fnet`."""
+    return re.split(r"[@ ]", label)[0]
+
+
 def model_key(label: str) -> tuple:
     """Sorts models as the story goes: BERT, the naive swaps, the repaired ones, hybrids, the bound.
 
     Recipes with repairs added or left out stand with the recipe they come from, fewest repairs first.
     """
-    base = re.split(r"[@ ]", label)[0]
+    base = recipe_of(label)
     places = [i for i, name in enumerate(_ORDER) if re.match(rf"{re.escape(name)}($|[-+])", base)]
     place = max(places, key=lambda i: len(_ORDER[i]), default=len(_ORDER))
     numbers = [float(x) for x in re.findall(r"\d+(?:\.\d+)?", label)]

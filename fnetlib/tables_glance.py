@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import pandas as pd
 
-from .results import GROUP, Results, cells, footnotes, model_key, tagged, task_title, where
+from .results import GROUP, Results, cells, footnotes, model_key, recipe_of, tagged, task_title, where
 from .tables import NONE, Table, bert_is_clear, mean_sd, number
 from .tables_speed import RULE, SUMMARISED, on_one_device
 
@@ -28,14 +27,14 @@ def glance(results: Results) -> Table:
         kept = {"bert", *MODELS, *(f"{model}@{minutes:g}min" for model, minutes in shortest.items() if model in MODELS)}
         data = where(data, lambda r: r.label in kept)
     data = data[(data.n > 1) | data.failed.gt(0) | data.diverged.gt(0)] if (data.n > 1).any() else data
-    speed = speeds(results, set(data.label.map(_model)))
+    speed = speeds(results, set(data.label.map(recipe_of)))
     rows = {}
     for (training, teacher), group in data.groupby(GROUP, sort=False, dropna=False):
         for label in sorted(set(group.label), key=model_key):
             row = rows[training, teacher, label] = {"Model": label, "Recipe": training}
             for cell in group[group.label == label].itertuples():
                 row[task_title(cell.task, cell.note)] = _score(cell, bert_is_clear(group[group.task == cell.task]) is not False)
-            row |= {f"× BERT, {length}": speed.get((_model(label), length), NONE) for length in LENGTHS} if speed else {}
+            row |= {f"× BERT, {length}": speed.get((recipe_of(label), length), NONE) for length in LENGTHS} if speed else {}
     frame = pd.DataFrame(rows.values())
     scores = [name for name in dict.fromkeys(name for row in rows.values() for name in row)
               if name not in ("Model", "Recipe") and not name.startswith("×")]
@@ -59,10 +58,6 @@ def other_depth(results: Results) -> str:
 def _score(cell: Any, has_lead: bool) -> str:
     share = "" if cell.label == "bert" or pd.isna(cell.recovery) or not has_lead else f" [{number(100 * cell.recovery, 0)}%]"
     return mean_sd(cell.mean, cell.sd, cell.n) + share + "†" * bool(cell.degenerate)
-
-
-def _model(label: str) -> str:
-    return re.split(r"[@ ]", label)[0]
 
 
 def speeds(results: Results, models: set[str]) -> dict[Any, str]:
