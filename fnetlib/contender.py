@@ -66,7 +66,7 @@ class Contender:
         self.call = torch.compile(self.model, dynamic=False) if s.mode == "compiled" else self.model
         if s.mode in ("layers", "graphs"):
             for layer in layers_of(self.model):
-                layer.compile(dynamic=False, options=GRAPHS if s.mode == "graphs" else None)
+                layer.compile(fullgraph=self.base not in PEERS, dynamic=False, options=GRAPHS if s.mode == "graphs" else None)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5, fused=True)
         self.scaler = torch.amp.GradScaler(s.device, enabled=s.precision == "fp16")
         self.batch = {"input_ids": torch.randint(0, self.config.vocab_size, (s.batch, s.length)).to(s.device),

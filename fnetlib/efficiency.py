@@ -29,7 +29,7 @@ from transformers import BertConfig, PreTrainedConfig
 
 from . import flops
 from .compiling import room_for
-from .config import FNetBertConfig, student_config
+from .config import FILTERS, FNetBertConfig, student_config
 from .contender import KINDS, Contender, Setting, attention_kernels, autocast
 from .mixers.folded import folds
 from .mixers.fourier import choose_backend, few_tokens
@@ -292,8 +292,9 @@ def _as_run(ours: Contender) -> PreTrainedConfig:
     dtype = torch.float32 if s.precision in ("fp32", "tf32") else torch.bfloat16
     masked = ours.padded and ours.config.padding == "mask"
     few = few_tokens(s.batch, s.length, ours.config.hidden_size)
-    folded = folds("auto", s.length, masked, s.device, dtype, few, ours.config.output_projection)
-    chosen = "folded" if folded else choose_backend("auto", s.length, masked, s.device, dtype, few)
+    folded = folds("auto", s.length, masked, s.device, dtype, few, ours.config.output_projection, s.mode != "eager")
+    filters = bool(set(FILTERS) & set(ours.config.mixers))  # which go by what a mask would need
+    chosen = "folded" if folded and not filters else choose_backend("auto", s.length, masked or filters, s.device, dtype, few)
     return type(ours.config).from_dict({**ours.config.to_dict(), "backend": chosen})
 
 

@@ -23,11 +23,13 @@ import pandas as pd
 from transformers import BertConfig
 
 from .config import FILTERS
+from .mixers.folded import FOLDED_HALF_MAX_LENGTH, FOLDED_MASKED_MAX_LENGTH, TWICE_MIN_LENGTH, aligned
 from .mixers.fourier import choose_backend
 
 PARTS = ("embeddings", "mixing", "projection", "feed-forward", "norms", "pooler", "classifier")
 TRAIN_STEP = 3  # forward passes that a training step is counted as
 NORM = 7  # mean, centring, square, sum, division, scale, shift
+FOLDED = "Fourier, folded"
 
 
 class Part(NamedTuple):
@@ -61,13 +63,24 @@ def fourier_matmul_flops(n: int, d: int) -> float:
     return 4.0 * n * d * half + 4.0 * n * n * half
 
 
+def folded_rows(n: int) -> tuple[int, int]:
+    """Rows of a folded sequence axis, and into how many parts it is folded for cosines, and for sines."""
+    if n % 4 == 0 and n >= TWICE_MIN_LENGTH:
+        return 2 * aligned(n // 4 + 1, n // 2), 2
+    return aligned(n // 2 + 1, n), 1
+
+
 def fourier_folded_flops(n: int, d: int) -> float:
-    """4 n m d with m = n/2 for half of the rows of the sequence axis (by FFT: 2.5 n log2(n) a column), and 4 m d² for two
-    products on them (of an even n 2 d² for row n/2) in the place of one projection, counted elsewhere. The 4 d³ that a
-    layer spends once a batch to fold are neglected."""
-    half = (n + 1) // 2
-    rows = 4.0 * n * half * d if choose_backend("folded", n) == "matmul" else d * fft_flops(n, real=True)
-    return rows + 4.0 * half * d * d + 2.0 * d * d * (n % 2 == 0) - 2.0 * n * d * d
+    """4 m² d for cosines and sines of m = n/2 + 1 rows, folded twice 2 m² d. Their zeros to multiples of 8 are counted here. The
+    projection takes less than elsewhere, see `folded_projection_flops`."""
+    rows, parts = folded_rows(n)
+    return 4.0 * rows * rows * d / parts
+
+
+def folded_projection_flops(n: int, d: int) -> float:
+    """4 m h d with m = n/2 + 1 rows and h = d/2 + 1 columns of cosines and of sines, in the place of 2 n d². The 4 h² d that a
+    layer spends once a batch to fold it are neglected."""
+    return 4.0 * folded_rows(n)[0] * aligned(d // 2 + 1, d) * d
 
 
 def fourier_bluestein_flops(n: int, d: int) -> float:
@@ -122,9 +135,9 @@ def mixing_flops(config: BertConfig, mixer: str, seq: int, masked: bool = False)
         backend = choose_backend(config.backend, seq)
         kind = "matrices" if backend == "matmul" else "FFT"
         return f"{what}, {kind}", count(seq, width, config.num_attention_heads, backend)
-    long_and_masked = masked and config.padding == "mask" and choose_backend("auto", seq) == "fft"
-    if config.backend == "folded" and not long_and_masked:
-        return "Fourier, folded", fourier_folded_flops(seq, width)
+    longest = FOLDED_MASKED_MAX_LENGTH if masked and config.padding == "mask" else FOLDED_HALF_MAX_LENGTH
+    if config.backend == "folded" and seq <= longest:  # as in half precision on a GPU
+        return FOLDED, fourier_folded_flops(seq, width)
     if choose_backend(config.backend, seq) == "matmul":
         return "Fourier, matrices", fourier_matmul_flops(seq, width)
     if masked and config.padding == "mask":
@@ -158,10 +171,10 @@ def _layer(config: BertConfig, where: str, mixer: str, batch: int, seq: int, mas
     if mixer == "taylor":
         weights += 3 * (d * d + d) + d + config.num_attention_heads * (3 * d + 3 + 2 * config.max_position_embeddings - 1)
     projects = mixer == "attention" or config.output_projection
+    projection = batch * folded_projection_flops(seq, d) if what == FOLDED else 2.0 * tokens * d * d * projects
     return [
         Part(where, "mixing", what, batch * mixing, weights),
-        Part(where, "projection", "dense" if projects else "none", 2.0 * tokens * d * d * projects,
-             (d * d + d) * projects),
+        Part(where, "projection", "dense" if projects else "none", projection, (d * d + d) * projects),
         Part(where, "feed-forward", "dense, GELU, dense", 4.0 * tokens * d * inner, 2 * d * inner + inner + d),
         Part(where, "norms", "2 LayerNorms", 2.0 * NORM * tokens * d, 4 * d),
     ]

@@ -27,8 +27,8 @@ from tqdm.auto import tqdm
 from . import efficiency, flops
 from .contender import KINDS, Setting, real_tokens
 from .efficiency import rounds, spread
-from .mixers.folded import folded_mix, longest_by_matrices, plan_folded
-from .mixers.fourier import MATMUL_MAX_LENGTH, choose_backend, fourier_mix, hidden_dft, plan_fourier, with_whole_spectrum
+from .mixers.folded import FOLDED_MASKED_MAX_LENGTH, folded_mix, plan_folded
+from .mixers.fourier import fourier_mix, hidden_dft, plan_fourier, with_whole_spectrum
 from .params import EfficiencyParams, parse_shape
 from .plots import STYLE, _empty, _finish, _panels
 from .provenance import code, environment, now
@@ -64,7 +64,7 @@ def function(way: str, block: Block, weight: torch.Tensor) -> Callable[[torch.Te
     real = real_tokens(s.batch, s.length).to(s.device) if block.padded else None
     hidden = tuple(matrix.to(s.device) for matrix in hidden_dft(width))
     if way == "folded":
-        plan = plan_folded(s.length, hidden, real, "ortho", dtype, longest_by_matrices(s.device, dtype))
+        plan = plan_folded(s.length, width, real, "ortho", s.device, dtype)
         return lambda x: folded_mix(x, plan, weight)
     backend = "matmul" if way == "whole" else way
     plan = plan_fourier(s.length, width, real, "ortho", backend, s.device, dtype)
@@ -113,16 +113,21 @@ class Way:
         s, n, d = self.setting, self.setting.length, self.block.width
         if self.name == "product":
             return 2.0 * (SQUARE if s.device == "cuda" else d) ** 3
-        long_and_padded = self.block.padded and choose_backend("auto", n) == "fft"
         counts = {"fft": flops.fourier_bluestein_flops if self.block.padded else flops.fourier_fft_flops,
-                  "matmul": flops.fourier_matmul_flops, "folded": flops.fourier_folded_flops,
+                  "matmul": flops.fourier_matmul_flops, "folded": beyond_projection,
                   "whole": lambda n, d: 4.0 * n * d * d + 4.0 * n * n * d, "projection": lambda n, d: 2.0 * n * d * d}
-        return None if self.name not in counts or self.name == "folded" and long_and_padded else s.batch * counts[self.name](n, d)
+        count = counts[self.name](n, d) if self.name in counts else 0.0
+        return s.batch * count if count > 0 else None
+
+
+def beyond_projection(n: int, d: int) -> float:
+    """FLOPs of the folded transform over those of a projection by itself; negative where folding saves more than it takes."""
+    return flops.fourier_folded_flops(n, d) + flops.folded_projection_flops(n, d) - 2.0 * n * d * d
 
 
 def ways(block: Block) -> list[str]:
     """What is measured: long padded sequences are not folded, see `mixers/folded.py`."""
-    folds = not block.padded or block.setting.length <= MATMUL_MAX_LENGTH
+    folds = not block.padded or block.setting.length <= FOLDED_MASKED_MAX_LENGTH
     return [way for way in (*BESIDE, *WAYS) if folds or way != "folded"]
 
 
@@ -234,6 +239,7 @@ def roofline(records: list[Record]) -> Figure:
         bandwidth = max(m / r.timing["copy"]["infer"]["median_s"] for m, r in zip(moved, found))
         peak = max(r.timing["product"]["flops"] / r.timing["product"]["infer"]["median_s"] for r in found)
         points = frame(found)
+        points["flops"] = points["flops"].astype(float)  # none where folding saves FLOPs
         points["intensity"] = points["flops"] / np.array([4 * size * b * n * w for b, n, w in
                                                           zip(points["batch"], points["length"], points["width"])])
         ends = np.array([points["intensity"].min() / 2, points["intensity"].max() * 2])

@@ -24,7 +24,7 @@ from transformers.models.bert.modeling_bert import (
 from .config import FILTERS, FNetBertConfig
 from .mixers import MIXERS, Sequence
 from .mixers.filter import FilterMixer, plan_filter
-from .mixers.folded import FoldedPlan, folded_mix, folds, longest_by_matrices, plan_folded
+from .mixers.folded import FoldedPlan, folded_mix, folds, plan_folded
 from .mixers.fourier import (
     FourierMixer, few_tokens, hidden_dft, matrix_dtype, plan_fourier, takes_whole_spectrum, with_whole_spectrum,
 )
@@ -101,6 +101,10 @@ class FNetBertEncoder(nn.Module):
         self.register_buffer("hidden_cos", cos, persistent=False)
         self.register_buffer("hidden_sin", sin, persistent=False)
 
+    def compiled(self) -> bool:
+        """Whether torch.compile is at work: on the whole model, or on each layer."""
+        return torch.compiler.is_compiling() or any(layer._compiled_call_impl is not None for layer in self.layer)
+
     def sequence(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> Sequence:
         """What all layers share for this batch; `attention_mask` is `[batch, seq]`, nonzero where a token is real."""
         config, (_, length, width) = self.config, hidden_states.shape
@@ -113,9 +117,9 @@ class FNetBertEncoder(nn.Module):
             masked = real if config.padding == "mask" else None
             device, dtype, few = hidden_states.device, matrix_dtype(hidden_states), few_tokens(*hidden_states.shape)
             hidden_matrices = (self.hidden_cos, self.hidden_sin)
-            if folds(config.backend, length, masked is not None, device.type, dtype, few, config.output_projection):
-                plan = plan_folded(length, hidden_matrices, masked, config.fourier_norm, dtype,
-                                   longest_by_matrices(device.type, dtype))
+            if folds(config.backend, length, masked is not None, device.type, dtype, few, config.output_projection,
+                     self.compiled()):
+                plan = plan_folded(length, width, masked, config.fourier_norm, device, dtype)
             else:
                 plan = plan_fourier(length, width, masked, config.fourier_norm, config.backend, device, dtype, few)
                 if plan.cos is not None and takes_whole_spectrum(hidden_states, dtype):
@@ -123,7 +127,8 @@ class FNetBertEncoder(nn.Module):
             fourier = (plan, hidden_matrices)
         if set(FILTERS) & set(config.mixers):
             everything = torch.ones(hidden_states.shape[:2], dtype=torch.bool, device=hidden_states.device)
-            filtered = plan_filter(real if real is not None and config.padding == "mask" else everything, config.backend)
+            filtered = plan_filter(real if real is not None and config.padding == "mask" else everything, config.backend,
+                                   matrix_dtype(hidden_states))
         return Sequence(real, attention, fourier, filtered)
 
     def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None,

@@ -9,6 +9,7 @@ from transformers import BertConfig, BertForSequenceClassification, Trainer, Tra
 
 from fnetlib import flops as F
 from fnetlib.config import student_config
+from fnetlib.mixers import folded
 from fnetlib.mixers.fourier import MATMUL_MAX_LENGTH
 from fnetlib.modeling import FNetBertForSequenceClassification
 
@@ -20,7 +21,7 @@ RECIPES = ["bert", "fnet-naive", "fnet-paper", "fnet", "hybrid-1", "bound", "fne
 
 def teacher(width=32, heads=4, inner=64, layers=3):
     return BertConfig(num_hidden_layers=layers, hidden_size=width, num_attention_heads=heads, intermediate_size=inner,
-                      vocab_size=101, max_position_embeddings=16, num_labels=3)
+                      vocab_size=101, max_position_embeddings=32, num_labels=3)
 
 
 def counted(model, batch, seq):
@@ -49,12 +50,16 @@ def test_torch_does_not_see_the_fft_and_the_formula_adds_it(name):
     assert sum(ours.values()) - ours["norms"] - seen == pytest.approx(2 * layers * F.fourier_fft_flops(8, 32))
 
 
-def test_folding_moves_the_hidden_axis_into_the_projection():
-    """torch sees the fold too, 4 d³ a layer; the formula neglects what is done once a batch."""
+@pytest.mark.parametrize("seq, least", [(8, 1000), (8, 8), (32, 8), (30, 8)])
+def test_folding_halves_the_projection(seq, least, monkeypatch):
+    """torch sees the fold too, 4 h² d a layer; the formula neglects what is done once a batch."""
+    for module in (folded, F):
+        monkeypatch.setattr(module, "TWICE_MIN_LENGTH", least)
     config = student_config(teacher(30, 5), "fnet", backend="folded")
-    ours, fold = F.flops(config, 2, 8), 3 * 4 * 30**3
-    assert sum(ours.values()) - ours["norms"] + fold == counted(FNetBertForSequenceClassification(config), 2, 8)
-    long = {kind: F.mixing_flops(config, "fourier", 2048, masked)[0] for kind, masked in (("full", False), ("padded", True))}
+    ours, fold = F.flops(config, 2, seq), 3 * 4 * 16 * 16 * 30
+    assert sum(ours.values()) - ours["norms"] + fold == counted(FNetBertForSequenceClassification(config), 2, seq)
+    assert 0.5 < F.folded_projection_flops(512, 768) / (2 * 512 * 768**2) < 0.55
+    long = {kind: F.mixing_flops(config, "fourier", 8192, masked)[0] for kind, masked in (("full", False), ("padded", True))}
     assert long == {"full": "Fourier, folded", "padded": "Fourier, FFT (Bluestein)"}
 
 

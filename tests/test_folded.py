@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from fnetlib import FNetBertConfig, FNetBertForMaskedLM
 from fnetlib.config import student_config
 from fnetlib.mixers import fourier
-from fnetlib.mixers.folded import FOLDED_HALF_MAX_LENGTH, FoldedPlan, folded_mix, folds, longest_by_matrices, plan_folded
-from fnetlib.mixers.fourier import MATMUL_MAX_LENGTH, hidden_dft
+from fnetlib.mixers.folded import (
+    FOLDED_HALF_MAX_LENGTH, FOLDED_MASKED_MAX_LENGTH, TWICE_MIN_LENGTH, FoldedPlan, _FoldedMix, folded_mix, folds, plan_folded,
+)
+from fnetlib.mixers.fourier import MATMUL_MAX_LENGTH
 
 from test_modeling import inputs, student
 
@@ -25,12 +27,12 @@ def relative_error(ours, theirs):
 
 @settings(max_examples=60, deadline=None)
 @given(length=st.integers(1, 40), width=st.integers(1, 40), out=st.integers(1, 9), seed=st.integers(0, 999),
-       norm=st.sampled_from(["backward", "ortho"]), by_fft=st.booleans())
-def test_equals_numpys_fft_and_a_projection(length, width, out, seed, norm, by_fft):
+       norm=st.sampled_from(["backward", "ortho"]), twice=st.booleans())
+def test_equals_numpys_fft_and_a_projection(length, width, out, seed, norm, twice):
     generator = torch.Generator().manual_seed(seed)
     x, weight = torch.randn(2, length, width, generator=generator), torch.randn(out, width, generator=generator)
-    plan = plan_folded(length, hidden_dft(width), None, norm, longest=0 if by_fft else 40)
-    assert by_fft == (plan.cos is None)
+    plan = plan_folded(length, width, None, norm, twice=twice)
+    assert (plan.twice is not None) == (twice and length % 4 == 0)
     assert relative_error(folded_mix(x, plan, weight), reference(x, norm, weight)) < 3e-6
 
 
@@ -41,28 +43,61 @@ def test_masked_examples_have_their_own_length_wherever_the_padding_is(length, w
     x, weight = torch.randn(3, length, width, generator=generator), torch.randn(5, width, generator=generator)
     real = torch.rand(3, length, generator=generator) < 0.6
     real[:, torch.randint(length, (1,), generator=generator)] = True
-    out = folded_mix(x, plan_folded(length, hidden_dft(width), real, norm), weight)
+    out = folded_mix(x, plan_folded(length, width, real, norm), weight)
     for example, own, mask in zip(x, out, real):
         assert relative_error(own[mask], reference(example[mask], norm, weight)) < 5e-6
         assert not own[~mask].any()
 
 
-def test_long_sequences_go_by_fft():
-    assert plan_folded(MATMUL_MAX_LENGTH, hidden_dft(8), None, "ortho").cos is not None
-    plan = plan_folded(MATMUL_MAX_LENGTH + 1, hidden_dft(8), None, "ortho")
-    x, weight = torch.randn(1, MATMUL_MAX_LENGTH + 1, 8), torch.randn(8, 8)
-    assert plan.cos is None and relative_error(folded_mix(x, plan, weight), reference(x, "ortho", weight)) < 3e-6
+@settings(max_examples=40, deadline=None)
+@given(length=st.integers(1, 24), width=st.integers(1, 20), kind=st.sampled_from(["once", "twice", "masked"]), seed=st.integers(0, 999))
+def test_gradients_are_those_of_torchs_fft_in_double_precision(length, width, kind, seed):
+    generator = torch.Generator().manual_seed(seed)
+    x, weight = (torch.randn(*shape, generator=generator, dtype=torch.double, requires_grad=True) for shape in ((2, length, width), (3, width)))
+    real = torch.rand(2, length, generator=generator) < 0.6
+    real[:, torch.randint(length, (1,), generator=generator)] = True
+    plan = plan_folded(length, width, real if kind == "masked" else None, "ortho", dtype=torch.double, twice=kind == "twice")
+    real = real if kind == "masked" else torch.ones_like(real)
+    theirs = torch.zeros(2, length, 3, dtype=torch.double)
+    for i, mask in enumerate(real):
+        theirs[i, mask] = torch.fft.fft2(x[i, mask], norm="ortho").real @ weight.T
+    ours, upstream = _FoldedMix.apply(x, weight, plan, torch.double), torch.randn(2, length, 3, generator=generator, dtype=torch.double)
+    wanted = torch.autograd.grad(theirs, (x, weight), upstream)
+    for found, expected in zip(torch.autograd.grad(ours, (x, weight), upstream), wanted):
+        assert relative_error(found, expected.numpy()) < 5e-6
 
 
-def test_auto_folds_in_half_precision_on_a_gpu_without_a_mask():
-    usual = {"length": 512, "masked": False, "device": "cuda", "dtype": torch.bfloat16, "few": False, "projects": True}
-    assert folds("auto", **usual) and folds("folded", **usual | {"device": "cpu", "dtype": torch.float32, "few": True})
-    for change in ({"length": FOLDED_HALF_MAX_LENGTH + 1}, {"masked": True}, {"device": "cpu"}, {"dtype": torch.float32},
-                   {"few": True}, {"projects": False}):
+def test_long_sequences_are_folded_twice():
+    assert plan_folded(TWICE_MIN_LENGTH, 8, None, "ortho").twice and not plan_folded(TWICE_MIN_LENGTH - 4, 8, None, "ortho").twice
+    masked = plan_folded(TWICE_MIN_LENGTH, 8, torch.ones(1, TWICE_MIN_LENGTH, dtype=torch.bool), "ortho")
+    assert not masked.twice and not plan_folded(TWICE_MIN_LENGTH + 2, 8, None, "ortho").twice
+    x, weight = torch.randn(1, TWICE_MIN_LENGTH, 8), torch.randn(8, 8)
+    found = folded_mix(x, plan_folded(TWICE_MIN_LENGTH, 8, None, "ortho"), weight)
+    assert relative_error(found, reference(x, "ortho", weight)) < 3e-6
+
+
+def test_auto_folds_in_half_precision_on_a_gpu_where_layers_are_compiled():
+    usual = {"length": 512, "masked": False, "device": "cuda", "dtype": torch.bfloat16, "few": False, "projects": True, "compiled": True}
+    assert folds("auto", **usual) and folds("auto", **usual | {"masked": True})
+    assert folds("folded", **usual | {"device": "cpu", "dtype": torch.float32, "few": True, "compiled": False})
+    for change in ({"length": FOLDED_HALF_MAX_LENGTH + 1}, {"masked": True, "length": FOLDED_MASKED_MAX_LENGTH + 1}, {"device": "cpu"},
+                   {"dtype": torch.float32}, {"few": True}, {"projects": False}, {"compiled": False}):
         assert not folds("auto", **usual | change)
-    assert not folds("matmul", **usual) and not folds("folded", **usual | {"masked": True, "length": MATMUL_MAX_LENGTH + 1})
-    assert longest_by_matrices("cuda", torch.float16) == FOLDED_HALF_MAX_LENGTH
-    assert longest_by_matrices("cuda", torch.float32) == longest_by_matrices("cpu", torch.bfloat16) == MATMUL_MAX_LENGTH
+    assert not folds("matmul", **usual) and not folds("folded", **usual | {"masked": True, "length": FOLDED_MASKED_MAX_LENGTH + 1})
+    assert not folds("folded", **usual | {"device": "cpu", "length": MATMUL_MAX_LENGTH + 1})
+
+
+def test_a_layer_folded_by_name_compiles_as_a_whole(tiny_config):
+    """No return to eager in between, and the same numbers."""
+    encoder = student(tiny_config, "fnet", backend="folded").bert.encoder
+    hidden, (layer, *_) = torch.randn(2, 16, tiny_config.hidden_size), encoder.layer
+    plans = [encoder.sequence(hidden, None), encoder.sequence(hidden, inputs(16, padded=True)["attention_mask"][:2])]
+    wanted = [layer(hidden, plan) for plan in plans]
+    assert not encoder.compiled()
+    layer.compile(fullgraph=True, backend="aot_eager")
+    assert encoder.compiled()
+    for plan, expected in zip(plans, wanted):
+        torch.testing.assert_close(layer(hidden, plan), expected, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("dtype, bound", [(torch.bfloat16, 1.5e-2), (torch.float16, 2e-3)])
@@ -71,7 +106,7 @@ def test_auto_folds_in_half_precision_on_a_gpu_without_a_mask():
 def test_half_precision_within_a_stated_bound(dtype, bound, length, masked):
     generator = torch.Generator().manual_seed(1)
     x, weight = torch.randn(2, length, 48, generator=generator).to(dtype), torch.randn(48, 48, generator=generator).to(dtype)
-    plan = plan_folded(length, hidden_dft(48), torch.ones(2, length, dtype=torch.bool) if masked else None, "ortho")
+    plan = plan_folded(length, 48, torch.ones(2, length, dtype=torch.bool) if masked else None, "ortho")
     out = folded_mix(x, plan, weight)
     assert out.dtype == dtype and relative_error(out.float(), reference(x.float(), "ortho", weight.float())) < bound
 

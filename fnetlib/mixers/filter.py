@@ -42,15 +42,18 @@ class FilterPlan(NamedTuple):
     no_end: torch.Tensor
 
 
-def plan_filter(real: torch.Tensor, backend: str) -> FilterPlan:
-    """Prepare one batch, shared by all layers. real: `[batch, seq]` bool."""
+def plan_filter(real: torch.Tensor, backend: str, dtype: torch.dtype = torch.float32) -> FilterPlan:
+    """Prepare one batch, shared by all layers. real: `[batch, seq]` bool; dtype: what products are made in.
+
+    `auto` chooses as for Fourier layers with a mask: in half precision on a GPU matrices up to HALF_MAX_LENGTH.
+    """
     count = real.cumsum(1)
     first, last = real & (count == 1), real & (count == count[:, -1:])
     ends = torch.stack([first, last & ~first], 1)
     inner = real & ~ends.any(1)
     not_inner, not_real, no_end = ((~kind).float() * NEVER for kind in (inner, real, ends.any(-1)))
     return FilterPlan(inner.float(), ends.float(), (count - 1).clamp(min=0), real.float(),
-                      choose_backend(backend, real.shape[1]), not_inner, not_real, no_end)
+                      choose_backend(backend, real.shape[1], True, real.device.type, dtype), not_inner, not_real, no_end)
 
 
 class FilterMixer(nn.Module):
