@@ -6,7 +6,7 @@ import pandas as pd
 
 from .results import Results, model_key
 from .tables import NONE, Table, number
-from .tables_speed import RULE, fastest
+from .tables_speed import RULE, beside_bert
 
 OURS = ("fnet", "fnet+taylor", "hybrid-2", "hybrid-2+taylor")
 WORDS = {"train": "training", "infer": "inference"}
@@ -14,7 +14,7 @@ WORDS = {"train": "training", "infer": "inference"}
 
 def choice(results: Results) -> Table:
     """How many times as fast as BERT our recipes, the bound and the best peer are, a section a device and kind of step."""
-    data, sections = fastest(results.efficiency), {}
+    data, sections = beside_bert(results), {}
     for (device, tokens, kind), group in data.groupby(["device_name", "tokens", "kind"], sort=False):
         rows = []
         for length, part in sorted(group.groupby("length"), key=lambda item: item[0]):
@@ -46,7 +46,7 @@ def _against_peer(of: pd.DataFrame, model: str) -> str:
 
 def sentences(results: Results) -> list[str]:
     """One sentence a device and kind of step: where our recipes are faster than BERT."""
-    lines, data = [], fastest(results.efficiency)
+    lines, data = [], beside_bert(results)
     data = data[data["model"].isin(OURS) & data["vs_bert"].notna()]
     for (device, tokens, kind), group in data.groupby(["device_name", "tokens", "kind"], sort=False):
         parts = []

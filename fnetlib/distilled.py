@@ -13,7 +13,7 @@ from matplotlib.ticker import MultipleLocator
 
 from .plots import _empty, _finish, _panels, colour
 from .records import last_errors, solo_minutes
-from .results import Results, model_key, natural, tagged
+from .results import Results, model_key, natural, once, tagged
 from .tables import Table, number
 
 OBJECTIVE = {False: "states", True: "states, predictions"}
@@ -21,6 +21,7 @@ COLUMNS = ["teacher", "minutes", "objective", "model", "learning_rate", "blockwi
            "layers", "run_id"]
 
 
+@once
 def frame(results: Results) -> pd.DataFrame:
     """One row a distilled student; `layers`: the errors from the first layer on, `error` their mean, `tokens` in millions."""
     rows = []

@@ -17,7 +17,7 @@ from matplotlib.transforms import Bbox
 
 from .plots import _empty, _fill, _finish, _panels, colour
 from .results import GROUP, Results, cells, metric_title, model_key, recipe_of, tagged, task_title
-from .tables_speed import SUMMARISED, main_shape, on_one_device
+from .tables_speed import SUMMARISED, beside_bert, main_shape, on_one_device
 
 RECIPES = ("tuned_plain", "tuned")  # without either, the first recipe that there is
 LENGTH = 512  # tokens
@@ -61,7 +61,7 @@ def _chosen(table: pd.DataFrame) -> list[pd.DataFrame]:
 
 
 def _speeds(results: Results, models: set[str], length: int) -> pd.DataFrame:
-    data = on_one_device(results.efficiency, models, shape=main_shape(results.efficiency))
+    data = on_one_device(beside_bert(results, main_shape(results.efficiency)), models)
     data = data[data["model"].isin(models)]
     nearest = min(data["length"], key=lambda n: abs(math.log(n / length)), default=length)
     return data[data["length"] == nearest]

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from .plots import _empty, _finish, _panels, colour
 from .records import Record, task_distilled
-from .results import GROUP, Results, chance, footnotes, metric_title, model_key, tagged, task_title, where
+from .results import GROUP, Results, chance, footnotes, metric_title, model_key, once, tagged, task_title, where
 from .statistics import paired_recovery, summarise
 from .tables import NONE, Table, heading, mean_sd, number
 
@@ -24,6 +24,7 @@ COLUMNS = [*GROUP, "task", "model", "minutes", "method", "metric", "mean", "sd",
            "chance", "note", "examples"]
 
 
+@once
 def frame(results: Results) -> pd.DataFrame:
     """One row a (training, teacher, task, model, minutes, method), where some student of the group is adapted.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import tempfile
@@ -85,7 +86,7 @@ class Results:
     written: list[Path] = field(default_factory=list)
     earlier: int = 0  # runs from earlier weights of a teacher that has been trained again since
 
-    @property
+    @functools.cached_property
     def scored(self) -> pd.DataFrame:
         """The rows of `finetune` whose scores are results.
 
@@ -100,12 +101,12 @@ class Results:
         return where(runs, lambda r: models[r.training, r.teacher] != {"bert"} or not r.record.teacher
                      or r.record.teacher.fingerprint not in refreshed)
 
-    @property
+    @functools.cached_property
     def reported(self) -> pd.DataFrame:
         """The rows of `scored` that the tables about quality compare: without the ablation's points between recipes."""
         return where(self.scored, lambda r: not is_ablation(r.record))
 
-    @property
+    @functools.cached_property
     def primary(self) -> pd.DataFrame:
         """The rows of `reported` without those that repeat a recipe in another precision."""
         return one_precision(self.reported)
@@ -131,12 +132,26 @@ class Results:
             path = self.folder / "figures" / f"{stem}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             item.savefig(path, dpi=150, metadata={"Software": None})
+            item.set_layout_engine("none")  # laid out by now: showing it does not do that again
             paths = [path]
         else:
             texts = {".md": item.markdown()} | ({".csv": item.data.to_csv(index=False)} if len(item.data.columns) else {})
             paths = [write_text(self.folder / "tables" / f"{stem}{end}", text) for end, text in texts.items()]
         self.written += [path for path in paths if path not in self.written]
         return item
+
+
+def once(compute: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of a Results (and of more that is hashable), computed once for each, as a cached property is: all who ask share
+    what it returns, and must not change it."""
+    @functools.wraps(compute)
+    def shared(results: Results, *more: Any) -> Any:
+        kept = vars(results).setdefault("_computed", {})
+        if (compute, *more) not in kept:
+            kept[compute, *more] = compute(results, *more)
+        return kept[compute, *more]
+
+    return shared
 
 
 def load(preset: str, results: str | Path = "auto") -> Results:
@@ -154,20 +169,22 @@ def load(preset: str, results: str | Path = "auto") -> Results:
     earlier = [r.record.teacher is not None and r.run_id not in kept for r in finetune.itertuples()]
     finetune = finetune.assign(teacher=[f"{r.teacher} (weights {r.record.teacher.fingerprint[:4]})" if old else r.teacher
                                         for r, old in zip(finetune.itertuples(), earlier)])
-    runs = [with_minutes(record, adapt) for record in finetune.record]
+    students = {record.adapted.run_id for record in finetune.record if record.adapted}
+    minutes = {record.run_id: solo_minutes(record, adapt) for record in adapt if record.run_id in students}
+    runs = [with_minutes(record, minutes) for record in finetune.record]
     finetune = finetune.assign(record=runs, minutes=[r.adapted.minutes if r.adapted else 0.0 for r in runs])
     runs = _ordered(finetune.assign(label=labels(runs, finetune.teacher), note=[data_note(record) for record in runs]))
     tag = data_tag([*runs.record, *transfer])
     return Results(folder, preset, wanted, runs, efficiency, tag, transfer, adapt, earlier=sum(earlier))
 
 
-def with_minutes(record: Record, adapt: list[Record]) -> Record:
-    """A fine-tuning run with the minutes of its student's adaptation by what is known today: the pace alone on the device
-    may have been measured since."""
-    source = next((r for r in adapt if record.adapted and r.run_id == record.adapted.run_id), None)
-    if source is None:
+def with_minutes(record: Record, minutes: dict[str, float]) -> Record:
+    """A fine-tuning run with the minutes of its student's adaptation (run_id -> minutes) by what is known today: the pace alone on
+    the device may have been measured since."""
+    if record.adapted is None or record.adapted.run_id not in minutes:
         return record
-    return record.model_copy(update={"adapted": record.adapted.model_copy(update={"minutes": solo_minutes(source, adapt)})})
+    known = {"minutes": minutes[record.adapted.run_id]}
+    return record.model_copy(update={"adapted": record.adapted.model_copy(update=known)})
 
 
 def data_note(record: Record) -> str:
@@ -330,13 +347,12 @@ _CELL_VALUES = ["metric", "chance", "mean", "sd", "n", "low", "high", "best_mean
 
 def _cell(key: dict[str, Any], group: pd.DataFrame) -> dict[str, Any]:
     score, best = summarise(group["last"]), summarise(group["best"])
-    status = group.status.value_counts()
     return {
         **key, "metric": next(iter(group.metric.dropna()), None), "chance": chance(group),
         "mean": score.mean, "sd": score.sd, "n": score.n, "low": score.low, "high": score.high,
         "best_mean": best.mean, "best_sd": best.sd, "runs": len(group),
         "degenerate": int((group.degenerate == True).sum()),  # noqa: E712 (None where a run has no metrics)
-        "diverged": int(status.get("diverged", 0)), "failed": int(status.get("failed", 0)),
+        "diverged": int((group.status == "diverged").sum()), "failed": int((group.status == "failed").sum()),
         "note": notes_of(group),
     }
 

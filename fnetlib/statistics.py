@@ -5,6 +5,7 @@ Everything returns None where the data cannot say: a spread of one run is None, 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Collection, Iterable, Mapping
@@ -48,9 +49,14 @@ def summarise(values: Iterable[float | None], level: float = LEVEL) -> Summary:
     x, (mean, sd, n) = known(values), spread(values)
     if n < 2:
         return Summary(mean, sd, n, None, None)
-    found = stats.bootstrap((x,), np.mean, n_resamples=RESAMPLES, confidence_level=level, method="percentile",
+    return Summary(mean, sd, n, *_bounds(tuple(x), level))
+
+
+@functools.lru_cache(maxsize=4096)  # many tables show the same runs
+def _bounds(values: tuple[float, ...], level: float) -> tuple[float, float]:
+    found = stats.bootstrap((values,), np.mean, n_resamples=RESAMPLES, confidence_level=level, method="percentile",
                             random_state=np.random.default_rng(0)).confidence_interval
-    return Summary(mean, sd, n, float(found.low), float(found.high))
+    return float(found.low), float(found.high)
 
 
 def paired(ours: pd.Series, theirs: pd.Series, level: float = LEVEL) -> Summary:

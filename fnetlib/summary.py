@@ -9,9 +9,10 @@ from typing import Any
 import pandas as pd
 
 from . import recovery, tables_repair, tables_speed, xatl
-from .results import GROUP, Results, cells, footnotes, write_text
+from .results import GROUP, Results, cells, footnotes, once, write_text
 
 
+@once
 def figures(results: Results) -> dict[str, Any]:
     """Headline figures under fixed names: `quality_study.<task>.<model>` and so on = {mean, sd, n, recovery}, `quality` being the tuned
     recipe, with the adapted models `<model>@<minutes>min` of recovery.entries, and

@@ -8,7 +8,7 @@ import pandas as pd
 
 from .results import GROUP, Results, cells, footnotes, model_key, recipe_of, tagged, task_title, where
 from .tables import NONE, Table, bert_is_clear, mean_sd, number
-from .tables_speed import RULE, SUMMARISED, on_one_device
+from .tables_speed import RULE, SUMMARISED, beside_bert, on_one_device
 
 RECIPES = ("tuned", "tuned_plain")  # as they are, and after training on; without any, the first recipe there is
 MODELS = ("fnet-naive", "fnet", "hybrid-2", "fnet+taylor", "hybrid-2+taylor")  # where some recipe has adapted students, beside BERT
@@ -63,7 +63,7 @@ def _score(cell: Any, has_lead: bool) -> str:
 def speeds(results: Results, models: set[str]) -> dict[Any, str]:
     """(model, length) -> times as fast in training as BERT, on the device that most of `models` were measured on, which is under
     `device`."""
-    data = on_one_device(results.efficiency, models)
+    data = on_one_device(beside_bert(results), models)
     data = data[data["where"] == "gpu"]
     if data.empty:
         return {}

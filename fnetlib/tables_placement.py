@@ -8,7 +8,7 @@ import pandas as pd
 
 from . import distilled, recovery
 from .records import Record
-from .results import GROUP, Results, metric_title, model_key, tagged
+from .results import GROUP, Results, metric_title, model_key, once, tagged
 from .tables import NONE, Table, heading, mean_sd, number
 
 
@@ -53,6 +53,7 @@ def table(results: Results) -> Table:
 COLUMNS = [*GROUP, "count", "model", "layers", "placement", "minutes", "error", "task", "task_title", "metric", "mean", "sd", "n"]
 
 
+@once
 def frame(results: Results) -> pd.DataFrame:
     """One row a (training, teacher, placement, minutes, task) where several placements of so many layers were fine-tuned after
     the same minutes."""

@@ -9,7 +9,7 @@ import pandas as pd
 
 from .config import CALIBRATED, REPAIRS
 from .results import (
-    CELL, GROUP, NAMED_DESIGNS, Results, cells, design, footnotes, metric_title, model_key, notes_of, tagged, task_title,
+    CELL, GROUP, NAMED_DESIGNS, Results, cells, design, footnotes, metric_title, model_key, notes_of, once, tagged, task_title,
     where,
 )
 from .statistics import holm, known, paired, shapley, spread, summarise, t_test, verdict
@@ -87,6 +87,7 @@ def _tested(effects: dict[tuple[str, str], list[float]]) -> list[dict[str, Any]]
     return rows
 
 
+@once
 def ablation(results: Results) -> Table:
     """What each repair is worth: added alone, left out alone, and its share of the way; every design point's score."""
     rows, sections = [], {}

@@ -12,7 +12,7 @@ from .params import PADDED
 from .records import Record
 from .results import Results, model_key
 from .tables import NONE, Table, number
-from .tables_speed import KINDS, SETTING, SUMMARISED, _spread, fastest, setting_title, speed_frame
+from .tables_speed import KINDS, SETTING, SUMMARISED, _spread, beside_bert, setting_title, speed_frame
 
 FROM = 512  # tokens; below, what does not depend on the length rules
 NAMED = ("bert", "fnet", "hybrid-2", "bound")  # in sentences
@@ -91,7 +91,7 @@ def padding(records: list[Record]) -> Table:
 def sentences(results: Results) -> list[str]:
     """A line a GPU: how much there is to win at all, how time grows with the length, and what a mask costs. Of a training step in
     the mode in which BERT is fastest."""
-    beside = fastest(results.efficiency)
+    beside = beside_bert(results)
     beside, lines = beside[(beside["where"] == "gpu") & (beside["kind"] == "train")], []
     measured = speed_frame(results.efficiency)
     measured = measured[measured["backend"].isna() | measured["backend"].eq("auto")]

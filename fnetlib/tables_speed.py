@@ -10,7 +10,7 @@ import pandas as pd
 from . import published
 from .params import PADDED, PEER_NAMES
 from .records import Record, label
-from .results import GROUP, SOLO, Results, footnotes, metric_title, model_key, notes_of, tagged, task_title
+from .results import GROUP, SOLO, Results, footnotes, metric_title, model_key, notes_of, once, tagged, task_title
 from .tables import NONE, Table, average, eval_loss, heading, mean_sd, number, train_loss
 from .statistics import summarise
 
@@ -27,9 +27,9 @@ def speed_frame(records: list[Record]) -> pd.DataFrame:
     joined = frame.join(bert, on=same, rsuffix="_bert")
     for name in _COUNTS:
         frame[f"{name}_vs_bert"] = joined[name].astype(float) / joined[f"{name}_bert"].astype(float)
-    order = sorted(frame.index, key=lambda i: (*map(str, frame.loc[i, SETTING]), frame.length[i],
-                                               model_key(frame.model[i])))
-    return frame.loc[order].reset_index(drop=True)
+    keys = [(*map(str, setting), length, model_key(model)) for *setting, length, model in
+            frame[[*SETTING, "length", "model"]].itertuples(index=False)]
+    return frame.iloc[sorted(range(len(frame)), key=keys.__getitem__)].reset_index(drop=True)
 
 
 _COUNTS = ["train_peak_bytes", "infer_peak_bytes", "flops"]
@@ -104,6 +104,16 @@ def fastest(records: list[Record], shape: str = "bert-base") -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*key, "kind", *_BESIDE])
 
 
+def beside_bert(results: Results, shape: str = "bert-base") -> pd.DataFrame:
+    """`fastest` of what a results folder measured."""
+    return _fastest(results, shape)
+
+
+@once
+def _fastest(results: Results, shape: str) -> pd.DataFrame:
+    return fastest(results.efficiency, shape)
+
+
 _BESIDE = ["model", "is_peer", "mode", "vs_bert", "vs_bound", "peer", "peer_mode", "vs_best_peer", "peak_mode", "peak_vs_bert"]
 
 
@@ -129,9 +139,8 @@ def _best_peer(rows: pd.DataFrame) -> pd.DataFrame:
     return pairs.rename(columns={"mode": "peer_mode"})[["model", "peer", "peer_mode", "vs_best_peer"]]
 
 
-def on_one_device(records: list[Record], models: Collection[str], kind: str = "train", shape: str = "bert-base") -> pd.DataFrame:
-    """The rows of `fastest` with a ratio to BERT on the one device, a GPU if there is any, that most of `models` were measured on."""
-    data = fastest(records, shape)
+def on_one_device(data: pd.DataFrame, models: Collection[str], kind: str = "train") -> pd.DataFrame:
+    """Of `data`, rows of `fastest`, those with a ratio to BERT on the one device, a GPU if there is any, that most of `models` were measured on."""
     data = data[(data["kind"] == kind) & data["vs_bert"].notna()]
     data = data[data["where"] == "gpu"] if (data["where"] == "gpu").any() else data
     groups = [group for _, group in data.groupby(["device_name", "tokens"], sort=False)]
@@ -162,7 +171,7 @@ def entries(results: Results) -> dict[str, Any]:
     peer_mode}, how many times as fast (peer_mode: the mode of vs_best_peer), and `memory.n<length>.<model>` = {vs_bert, device,
     mode}, peak memory of a training step on a GPU as a share of BERT's. RULE says in which mode."""
     found: dict[str, Any] = {"speed": {}, "memory": {}}
-    for r in fastest(results.efficiency).itertuples():
+    for r in beside_bert(results).itertuples():
         place = found["speed"].setdefault(r.where, {}).setdefault(f"n{r.length}", {}).setdefault(r.kind, {})
         ratios = {name: _known(getattr(r, name)) for name in ("vs_bound", "vs_bert", "vs_best_peer")}
         place.setdefault(r.model, {**ratios, "device": r.device_name, "mode": r.mode,
@@ -218,6 +227,7 @@ _THROUGHPUT = {"train_runtime_s": ("Train runtime, s", 1), "train_samples_per_s"
                "eval_samples_per_s": ("Eval samples/s", 1), "eval_steps_per_s": ("Eval steps/s", 2)}
 
 
+@once
 def finetuning(results: Results) -> Table:
     """The 2023 study's columns: runtimes, throughput, FLOs, losses and score, with the change against BERT."""
     runs, alone = results.reported, solo_runs(results.finetune)

@@ -123,8 +123,8 @@ def _values(record: Record) -> dict[str, Any]:
 
 def _tuned(results: Results, point: Any) -> pd.DataFrame:
     """The runs that the choice was made for: the same teacher, task and model, other seeds."""
-    wanted = (point.training.removesuffix(GRID), point.teacher, point.task, point.label)
-    return where(results.finetune, lambda r: (r.training, r.teacher, r.task, label(r.record)) == wanted)
+    runs = results.finetune[results.finetune.training == point.training.removesuffix(GRID)]
+    return where(runs, lambda r: (r.teacher, r.task, label(r.record)) == (point.teacher, point.task, point.label))
 
 
 def _edge(rate: float, rates: list[float]) -> str:

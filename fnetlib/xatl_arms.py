@@ -12,7 +12,7 @@ import pandas as pd
 
 from .params import TransferParams
 from .plan import lacking_students
-from .results import Results, tagged
+from .results import Results, once, tagged
 from .tables import NONE, Table, number
 from .transfer import parse_groups
 from .xatl_runs import FROM_SCRATCH, TRANSFERRED, arm_of, best_rates, speedups, students, times
@@ -23,6 +23,7 @@ COLUMNS = ["model", "seed", "teacher", "arm", "learning_rate", "edge", "steps", 
            "speedup", "at_least", "at_start", "unfrozen_at_step", "trainable_before", "total", "clear", "record"]
 
 
+@once
 def smallest(results: Results) -> pd.DataFrame:
     """The runs at each student's smallest from-scratch budget, from scratch or from the teacher that has most arms there."""
     kept, frame = [], students(results)
@@ -33,6 +34,7 @@ def smallest(results: Results) -> pd.DataFrame:
     return pd.concat(kept, ignore_index=True) if kept else frame
 
 
+@once
 def compare(results: Results) -> pd.DataFrame:
     """One row a (student, arm) of `smallest`, its best learning rate.
 

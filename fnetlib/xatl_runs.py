@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from .records import Record, solo_seconds
-from .results import Results, natural
+from .results import Results, natural, once
 
 FROM_SCRATCH, TRANSFERRED = "from scratch", "transferred"
 
@@ -65,6 +65,7 @@ def regime(record: Record) -> tuple:
     return (record.data.fingerprint, record.seed, *(record.params.get(name) for name in ("batch_size", "length", "shortest")))
 
 
+@once
 def students(results: Results) -> pd.DataFrame:
     """One row a run of a student that was trained from scratch too, on the same batches for as many steps: model, arm, teacher,
     learning_rate, seed, steps, tokens, loss (nats), unigram, s_per_step (alone on `gpu`, one for all runs of a model; None if no
@@ -122,6 +123,7 @@ def best_rates(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*frame.columns, "edge"])
 
 
+@once
 def speedups(results: Results) -> pd.DataFrame:
     """One row a (student, from-scratch run, other arm, its teacher): the share of its budget that the arm needs for the same loss.
 

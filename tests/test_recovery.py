@@ -35,6 +35,10 @@ def test_shares_of_berts_lead_at_the_seeds_that_both_have(results):
     assert row["low"] <= row["recovery"] <= row["high"] and row["method"] == "distill"
 
 
+def test_a_folders_frames_are_computed_once(results):
+    assert recovery.frame(results) is recovery.frame(results) and results.primary is results.primary
+
+
 def test_intervals_draw_pairs():
     """Equal differences at every seed: pairing keeps the interval far narrower than the seeds' own spread."""
     bert = pd.Series({1: 0.3, 2: 0.4, 3: 0.5})

@@ -65,7 +65,7 @@ def test_a_padded_model_is_measured_beside_itself(tmp_path, monkeypatch):
     shown = padding(list(made.values()))
     assert list(shown.data["model"])[:2] == ["bert:padded", "fnet:padded"] and "× unpadded" in shown.markdown()
     assert "fnet:padded to the models" in padding([made["fnet"]]).markdown()
-    assert entries(type("R", (), {"efficiency": list(made.values())})) == {}  # the summary is of bert-base's shape
+    assert entries(SimpleNamespace(efficiency=list(made.values()))) == {}  # the summary is of bert-base's shape
     with pytest.raises(ParameterError, match="models: 'fnot' is not one of"):
         EfficiencyParams.parse({"models": "fnot:padded"})
 
