@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, Field, ValidationError
 from pydantic_settings import BaseSettings, CliApp, CliPositionalArg, CliSubCommand, SettingsConfigDict, SettingsError
 
-from .params import FinetuneParams, ParameterError, Params, PlaceParams, TransferParams, _line
+from .params import AdaptParams, FinetuneParams, ParameterError, Params, PlaceParams, _line
 from .provenance import find_root
 from .records import RecordError, RecordStore
 
@@ -26,9 +26,10 @@ def _quiet() -> None:
     transformers.utils.logging.set_verbosity_error()
 
 
-class Adapt(TransferParams):
+class Adapt(AdaptParams):
     """Swap a teacher's attention and train on with text, then save the model. Prints the run's id. Several GPUs share
-    each batch with: accelerate launch -m fnetlib adapt ..."""
+    each batch with: accelerate launch -m fnetlib adapt ... Where --text names one, its own sentences measure gains, filters and gates,
+    and --task and --data are not used."""
 
     adapt: Literal["mlm", "distill"] = Field("distill", description="mlm: masked language modelling; distill: match the "
                                                                     "teacher's states")

@@ -33,13 +33,13 @@ from .callbacks import Bar, Clock, CountedTrainer, Pace, TimedCheckpoint, last_c
 from .distill import DistillationTrainer
 from .freezing import Thaw, frozen_by, set_optimizer
 from .model_card import model_card
-from .params import ParameterError, TransferParams
+from .params import AdaptParams, ParameterError, TransferParams
 from .provenance import code, environment, find_root, now
 from .records import Record, RecordStore, make_run_id
 from .tasks import load_task, results_folder
 from .teacher import Teacher, fingerprint, load_teacher
-from .text import Text, cut, load_text, pack, unigram_loss
-from .transfer import Transfer, build_student, parse_groups, sentence_batch
+from .text import Text, cut, load_text, pack, sentences, unigram_loss
+from .transfer import Transfer, build_student, parse_groups, sentence_batch, tokenised
 
 HELD_OUT_SEQUENCES = 2048  # at most so many held-out sequences are scored
 EVALUATED_TOGETHER = 256  # sequences; the mean is over batches, so that losses of different batch sizes compare
@@ -96,10 +96,11 @@ def adapt_model(teacher: str, model: str, save: str, *, minutes: float, text: st
                 **options: Any) -> Record:
     """Swap a teacher's attention by a recipe, train on for so many minutes with text, and save the model in a folder.
 
-    teacher: Hub name, folder, or minilm; text: hub, or folders of parquet files with a column `text`; how: distill or
-    mlm; options: any of TransferParams. Raises ParameterError, one line, on a value that is not accepted. Auto classes load the folder.
+    teacher: Hub name, folder, or minilm; text: hub, or folders of parquet files with a column `text`, whose own sentences then measure
+    gains, filters and gates, too (`auto`: those of the GLUE task `task`, as the presets' students); how: distill or mlm; options: any
+    of AdaptParams. Raises ParameterError, one line, on a value that is not accepted. Auto classes load the folder.
     """
-    params = TransferParams.parse({"teacher": teacher, "model": model, "save": save, "minutes": minutes, "text": text,
+    params = AdaptParams.parse({"teacher": teacher, "model": model, "save": save, "minutes": minutes, "text": text,
                                    "adapt": how, **options})
     return adapt(params, *prepare(params))
 
@@ -108,8 +109,11 @@ def prepare(params: TransferParams) -> tuple[Teacher, PreTrainedModel, Transfer,
     """Teacher, student with a masked-LM head, what went where, and text: what `adapt` needs."""
     selected, text = parse_groups(params.groups), load_text(params.text)
     teacher = load_teacher(params.teacher)
-    examples = load_task(params.task, params.data, train_size=params.sentences, eval_size=1)
-    batch = sentence_batch(teacher, examples, params.sentences)
+    if isinstance(params, AdaptParams) and params.measured_on_text:
+        batch = tokenised(teacher, [sentences(text.train, params.sentences)], params.length)
+    else:
+        examples = load_task(params.task, params.data, train_size=params.sentences, eval_size=1)
+        batch = sentence_batch(teacher, examples, params.sentences)
     student, report = build_student(teacher, params.model, "mlm", groups=selected, batch=batch, seed=params.seed)
     return teacher, student, report, text
 

@@ -369,6 +369,18 @@ class TransferParams(Inputs):
         return {**{name: getattr(self, name) for name in names}, **budget}
 
 
+class AdaptParams(TransferParams):
+    """`fnetlib adapt` and adapt_model. Given a text, gains, filters and gates are measured on its own sentences, not on a task's; the
+    presets give none, so that their students start as those of the finished runs, and as in 02_transfer."""
+
+    @property
+    def measured_on_text(self) -> bool:
+        return self.text != "auto" and self.model != "bert"
+
+    def adaptation(self) -> dict[str, Any]:
+        return {name: value for name, value in super().adaptation().items() if name != "task" or not self.measured_on_text}
+
+
 class PlaceParams(Inputs):
     """Where should a hybrid keep its attention? Measured on an adapted student that has none."""
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from .params import EXTRAS, GRID, FinetuneParams, TransferParams
+from .params import EXTRAS, GRID, AdaptParams, FinetuneParams
 from .presets import Cell, Preset
 from .records import Record
 
@@ -52,7 +52,7 @@ def current(records: Iterable[Record], adapted: Iterable[Record]) -> list[Record
 
 def _students(preset: Preset, adapted: list[Record]) -> dict[str, list[Record]]:
     """The records of each of the preset's students: by teacher, model, seed and parameters."""
-    plans = {name: TransferParams.parse(values) for name, values in preset.adaptations().items()}
+    plans = {name: AdaptParams.parse(values) for name, values in preset.adaptations().items()}
     known = current(adapted, adapted)
     return {name: [r for r in known if r.model == plan.model and r.seed == plan.seed and r.params == plan.adaptation()
                    and r.teacher.name == Path(plan.teacher).name] for name, plan in plans.items()}

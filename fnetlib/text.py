@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -72,6 +73,16 @@ def _read(files: list[str]) -> Dataset:
 
 def is_held_out(text: str) -> bool:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) % 1000 < HELD_OUT
+
+
+def sentences(documents: Dataset, count: int) -> list[str]:
+    """`count` sentences, or all where there are fewer, evenly over those of at most `count` documents, which are even over all."""
+    def spread(size: int) -> list[int]:
+        return np.linspace(0, size - 1, min(count, size)).astype(int).tolist()
+
+    chosen = documents.select(spread(len(documents)))["text"]
+    found = [part for text in chosen for part in re.split(r"(?<=[.?!])\s+|\n+", text.strip()) if part.strip()]
+    return [found[i] for i in spread(len(found))]
 
 
 def processes(documents: Dataset) -> int | None:

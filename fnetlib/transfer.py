@@ -222,7 +222,11 @@ def set_gain(teacher: Teacher, student: FNetBertPreTrainedModel, batch: dict[str
 
 def sentence_batch(teacher: Teacher, data: TaskData, count: int, max_length: int = 512) -> dict[str, torch.Tensor]:
     """The first `count` training examples, tokenised and padded: `[count, seq]` each. Labels are not used."""
-    texts = [list(data.train[:count][column]) for column in data.task.columns]
+    return tokenised(teacher, [list(data.train[:count][column]) for column in data.task.columns], max_length)
+
+
+def tokenised(teacher: Teacher, texts: list[list[str]], max_length: int = 512) -> dict[str, torch.Tensor]:
+    """Sentences, or pairs in two lists, as a batch: `[sentences, seq]` each, padded to the longest."""
     max_length = min(max_length, teacher.config.max_position_embeddings)
     return dict(teacher.tokenizer(*texts, truncation=True, max_length=max_length, padding=True, return_tensors="pt"))
 

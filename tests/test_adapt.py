@@ -18,11 +18,11 @@ from fnetlib.adapt import adapt, curve, in_words, make_trainer, prepare
 from fnetlib.callbacks import last_checkpoint
 from fnetlib.distill import layer_errors
 from fnetlib.model_card import model_card
-from fnetlib.params import ParameterError, TransferParams
+from fnetlib.params import AdaptParams, ParameterError, TransferParams
 from fnetlib.records import RecordStore
 from fnetlib.teacher import fingerprint, load_teacher
-from fnetlib.text import cut, load_text
-from fnetlib.transfer import build_student
+from fnetlib.text import cut, load_text, sentences
+from fnetlib.transfer import build_student, tokenised
 
 
 @pytest.fixture(scope="module")
@@ -230,7 +230,7 @@ def test_the_readmes_lines_adapt_and_load(params, text, tmp_path, tiny_teacher_f
         part.to_parquet(tmp_path / "texts" / f"{name}.parquet")
     readme = (Path(__file__).parents[1] / "README.md").read_text()
     block, = (b for b in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "adapt_model(" in b)
-    small = ', data="synthetic", batch_size=16, length=32, results=%r)' % str(tmp_path / "results")
+    small = ', batch_size=16, length=32, results=%r)' % str(tmp_path / "results")
     for ours, theirs in {"bert-base-uncased": tiny_teacher_folder, "models/mine": str(tmp_path / "mine"),
                          "my/texts": str(tmp_path / "texts"), "minutes=10)": "minutes=0.01" + small}.items():
         assert ours in block
@@ -242,6 +242,28 @@ def test_the_readmes_lines_adapt_and_load(params, text, tmp_path, tiny_teacher_f
     assert record.params["adapt"] == "distill" and record.params["minutes"] == 0.01
     with pytest.raises(ParameterError, match="adapt: 'magic' is not one of"):
         module.adapt_model(tiny_teacher_folder, "fnet", str(tmp_path), minutes=1, how="magic")
+
+
+@pytest.mark.parametrize("model", ["fnet+gated", "fnet+taylor"])
+def test_gates_are_fitted_to_the_users_own_text(text, tmp_path, tiny_teacher_folder, monkeypatch, model):
+    """No task is loaded, and its name decides nothing; a preset names no text, and its students start from the task's sentences."""
+    (tmp_path / "texts").mkdir()
+    for name, part in {"a": text.train, "b": text.held_out}.items():
+        part.to_parquet(tmp_path / "texts" / f"{name}.parquet")
+    started = []
+    monkeypatch.setattr(module, "adapt", lambda params, teacher, student, report, text: started.append((params, student.state_dict())))
+    common = {"save": "x", "minutes": 1, "sentences": 40, "length": 32, "data": "synthetic"}
+    monkeypatch.setattr(module, "load_task", lambda *a, **k: pytest.fail("the task's sentences are not wanted"))
+    module.adapt_model(tiny_teacher_folder, model, text=str(tmp_path / "texts"), **common)
+    (params, state), = started
+    teacher, own = load_teacher(tiny_teacher_folder), load_text(str(tmp_path / "texts"))
+    batch = tokenised(teacher, [sentences(own.train, 40)], 32)
+    wanted = build_student(teacher, model, "mlm", batch=batch, seed=0)[0].state_dict()
+    assert len(batch["input_ids"]) == 40 and all(torch.equal(state[name], wanted[name]) for name in wanted)
+    assert "task" not in params.adaptation() and params.adaptation()["sentences"] == 40
+    monkeypatch.undo()
+    plain = TransferParams.parse({"teacher": tiny_teacher_folder, "model": model, "adapt": "distill", **common})
+    assert AdaptParams.parse(plain.model_dump()).adaptation() == plain.adaptation() and plain.adaptation()["task"] == "cola"
 
 
 def test_freezing_is_recorded(params, text):
@@ -257,7 +279,7 @@ def test_two_processes_share_a_batch(params, text, tmp_path):
     folder.mkdir()
     text.train.to_parquet(folder / "a.parquet")
     text.held_out.to_parquet(folder / "b.parquet")
-    asked = params(model="fnet", adapt="distill", steps=20, text=str(folder), data="synthetic")
+    asked = AdaptParams.parse(params(model="fnet", adapt="distill", steps=20, text=str(folder)).model_dump())
     one = adapt(asked, *prepare(asked))
     options = {**asked.model_dump(exclude_defaults=True), "results": str(tmp_path / "two"), "save": str(tmp_path / "two")}
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",

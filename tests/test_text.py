@@ -5,13 +5,14 @@ import hashlib
 import pandas as pd
 import pytest
 import torch
+from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from fnetlib.params import ParameterError
 from fnetlib.teacher import load_teacher
-from fnetlib.text import cut, is_held_out, load_text, pack
+from fnetlib.text import cut, is_held_out, load_text, pack, sentences
 
 
 def write(folder, count, column="text", offset=0):
@@ -19,6 +20,14 @@ def write(folder, count, column="text", offset=0):
     texts = [f"document {i} has {'a dog ' * (i % 7 + 1)}" for i in range(offset, offset + count)]
     pd.DataFrame({column: texts, "title": texts}).to_parquet(folder / f"{offset}.parquet")
     return texts
+
+
+def test_sentences_are_even_over_the_documents():
+    documents = Dataset.from_dict({"text": [f"{i} begins. Does {i} go on?\n\n{i} ends!  " for i in range(100)]})
+    found = sentences(documents, 20)
+    assert len(set(found)) == 20 and found[0] == "0 begins." and found[-1] == "99 ends!"
+    assert {text.split()[0] for text in found} > {"Does"} and not any("\n" in text for text in found)
+    assert sentences(documents.select([4]), 20) == ["4 begins.", "Does 4 go on?", "4 ends!"]
 
 
 def test_held_out_by_each_documents_own_hash(tmp_path, monkeypatch):
