@@ -227,10 +227,10 @@ def test_layers_are_compiled_by_themselves(name, monkeypatch):
     made = efficiency.Contender(name, efficiency.model_config(tiny(shape="2x64"), name, 16), SETTING._replace(length=16, mode="layers"), 0)
     made.build()
     made.prepare("train"), made.step("train")
-    assert len(contender.layers_of(made.model)) == 2 and asked == [{"dynamic": False, "options": None}] * 2
+    assert len(contender.layers_of(made.model)) == 2 and asked == [{"fullgraph": name not in PEERS, "dynamic": False, "options": None}] * 2
     graphs = efficiency.Contender(name, made.config, made.setting._replace(mode="graphs"), 0)
     graphs.build()
-    assert asked[2:] == [{"dynamic": False, "options": compiling.GRAPHS}] * 2
+    assert asked[2:] == [{"fullgraph": name not in PEERS, "dynamic": False, "options": compiling.GRAPHS}] * 2
 
 
 def test_one_compilation_serves_all_layers(monkeypatch):
