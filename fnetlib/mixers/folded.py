@@ -23,11 +23,13 @@ from torch.autograd.function import once_differentiable
 
 from .fourier import MATMUL_MAX_LENGTH, matrix_dtype
 
-# In half precision on a GPU: the longest sequences that are folded, without a mask and with one.
+# In half precision on a GPU: the longest sequences that are folded, without a mask and with one; and up to which length those
+# with a mask are not folded by `auto`, for rows of each example's own cost more to gather than they save.
 FOLDED_HALF_MAX_LENGTH = 16384
 FOLDED_MASKED_MAX_LENGTH = 4096
-# From here on sequences without a mask are folded twice.
-TWICE_MIN_LENGTH = 1024
+UNFOLDED_MASKED_MAX_LENGTH = 512
+# From here on sequences without a mask are folded twice. (On an H200 it pays at 8,192 tokens in inference and not yet in training.)
+TWICE_MIN_LENGTH = 16384
 
 
 def folds(backend: str, length: int, masked: bool, device: str, dtype: torch.dtype, few: bool, projects: bool,
@@ -42,8 +44,8 @@ def folds(backend: str, length: int, masked: bool, device: str, dtype: torch.dty
     longest = MATMUL_MAX_LENGTH
     if on_tensor_cores:
         longest = FOLDED_MASKED_MAX_LENGTH if masked else FOLDED_HALF_MAX_LENGTH
-    wanted = backend == "folded" or backend == "auto" and projects and on_tensor_cores and compiled and not few
-    return wanted and length <= longest
+    pays = projects and on_tensor_cores and compiled and not few and not (masked and length <= UNFOLDED_MASKED_MAX_LENGTH)
+    return length <= longest and (backend == "folded" or backend == "auto" and pays)
 
 
 class Fold(NamedTuple):
