@@ -78,9 +78,9 @@ def test_long_sequences_are_folded_twice():
 
 def test_auto_folds_in_half_precision_on_a_gpu_where_layers_are_compiled():
     usual = {"length": 512, "masked": False, "device": "cuda", "dtype": torch.bfloat16, "few": False, "projects": True, "compiled": True}
-    assert folds("auto", **usual) and folds("auto", **usual | {"masked": True})
+    assert folds("auto", **usual) and folds("auto", **usual | {"masked": True, "length": 2048})
     assert folds("folded", **usual | {"device": "cpu", "dtype": torch.float32, "few": True, "compiled": False})
-    for change in ({"length": FOLDED_HALF_MAX_LENGTH + 1}, {"masked": True, "length": FOLDED_MASKED_MAX_LENGTH + 1}, {"device": "cpu"},
+    for change in ({"length": FOLDED_HALF_MAX_LENGTH + 1}, {"masked": True}, {"masked": True, "length": FOLDED_MASKED_MAX_LENGTH + 1}, {"device": "cpu"},
                    {"dtype": torch.float32}, {"few": True}, {"projects": False}, {"compiled": False}):
         assert not folds("auto", **usual | change)
     assert not folds("matmul", **usual) and not folds("folded", **usual | {"masked": True, "length": FOLDED_MASKED_MAX_LENGTH + 1})
