@@ -156,7 +156,7 @@ def test_no_notebook_gives_a_parameters_name_to_something_else():
 
 
 def test_every_kind_of_parameters_has_its_notebook():
-    commands = {"PlaceParams"}  # placement is a command, its result a recipe for 02
+    commands = {"PlaceParams", "AdaptParams"}  # placement is a command, its result a recipe for 02; `fnetlib adapt` is 02 for a text of one's own
     assert {cls.__name__ for cls in KINDS.values()} | commands == {n for n in vars(params) if n.endswith("Params")} - {"Params"}
     assert sorted(KINDS) == sorted(p.stem for p in (ROOT / "notebooks").glob("*.ipynb"))
     assert json.loads((ROOT / "notebooks" / "01_build.ipynb").read_text())["nbformat"] == 4
