@@ -4,7 +4,8 @@ All ways are timed in rounds, like the models of `efficiency.py`, on one random 
 precision's dtype: forward, and forward with backward (`train`). Each measurement is several calls in a row, so that on a
 GPU launching one hides behind computing the one before. Beside them:
 
-- `copy`: the tensor is read and written twice, which a transform over two axes at least does: the memory's bound;
+- `copy`: the tensor is read and written twice, which a transform over two axes at least does: the memory's bound, and twice that
+  with the backward pass. Never compiled: joined into one kernel it would be read once;
 - `product`: a large square matrix product, the matrix units' speed (Williams 2009, the roofline model's two ceilings);
 - `projection`: BERT's output projection. `folded` mixing is part of it and is shown as the time beyond it.
 
@@ -25,6 +26,7 @@ from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
 from . import efficiency, flops
+from .compiling import GRAPHS
 from .contender import KINDS, Setting, real_tokens
 from .efficiency import rounds, spread
 from .mixers.folded import FOLDED_MASKED_MAX_LENGTH, folded_mix, plan_folded
@@ -87,10 +89,12 @@ class Way:
         dtype = DTYPES.get(s.precision, torch.float32)
         weight = torch.randn(self.block.width, self.block.width, device=s.device, dtype=dtype) / self.block.width**0.5
         made = function(self.name, self.block, weight.requires_grad_(self.name in ("projection", "folded")))
-        self.call = torch.compile(made, dynamic=False) if s.mode != "eager" else made
+        compiled, graphs = s.mode != "eager" and self.name != "copy", GRAPHS if s.mode == "graphs" else None
+        self.call = torch.compile(made, fullgraph=True, dynamic=False, options=graphs) if compiled else made
+        self.inputs = [weight] if weight.requires_grad else []
         self.x = torch.randn(s.batch, s.length, self.block.width, device=s.device, dtype=dtype, requires_grad=True)
-        self.gradient = torch.randn_like(self.x)
-        for kind in KINDS:
+        self.gradient, self.inputs = torch.randn_like(self.x), [self.x, *self.inputs]
+        for kind in KINDS * (3 if s.mode == "graphs" else 1):  # the first calls are launched one by one, then recorded
             self.step(kind)
 
     def prepare(self, kind: str) -> None:
@@ -98,15 +102,17 @@ class Way:
 
     def step(self, kind: str) -> None:
         for _ in range(CALLS):
+            if self.setting.mode == "graphs":
+                torch.compiler.cudagraph_mark_step_begin()
             if kind == "infer" or self.name == "product":
                 with torch.inference_mode():
                     self.call(self.x)
             else:
-                self.call(self.x).backward(self.gradient)
+                torch.autograd.grad(self.call(self.x), self.inputs, self.gradient)  # not added to an older one: that is no mixing
 
     def drop(self, error: str | None = None) -> None:
         self.error = error
-        self.call = self.x = self.gradient = None
+        self.call = self.x = self.gradient = self.inputs = None
 
     def flops(self) -> float | None:
         """Of one forward call."""
@@ -193,7 +199,8 @@ def frame(records: list[Record]) -> pd.DataFrame:
     rows = []
     for r in records:
         beside = {kind: (r.timing.get("projection", {}).get(kind) or {}).get("median_s") for kind in KINDS}
-        copy = {kind: (r.timing.get("copy", {}).get(kind) or {}).get("median_s") for kind in KINDS}
+        copied = (r.timing.get("copy", {}).get("infer") or {}).get("median_s")
+        copy = {"infer": copied, "train": 2 * copied if copied else None}  # a backward pass moves no less than a forward one
         found = []
         for way in (way for way in WAYS if way in r.timing):
             seconds = {kind: r.timing[way][kind]["median_s"] - (beside[kind] or 0.0) * (way == "folded") for kind in KINDS}
@@ -217,7 +224,7 @@ def table(records: list[Record]) -> Table:
             rows.setdefault(r.length, {"Length": r.length, "Batch": r.batch})[r.way] = f"**{cell}**" if r.fastest else cell
         title = f"{device}: width {width}, {precision}, {mode}, {'n/2 to n tokens, masked' if padded else 'full length'}"
         sections[title] = pd.DataFrame([rows[length] for length in sorted(rows)])
-    notes = ["Times over that of reading and writing the tensor twice: forward with backward, in brackets forward alone; medians. "
+    notes = ["Times over that of reading and writing the tensor twice, and twice again in the backward pass: forward with backward, in brackets forward alone; medians. "
              "*folded* is the time beyond the projection that it is part of. Bold: the fastest with backward."]
     return Table("mixing", "The mixing alone", data, sections, notes if len(data) else ["Not measured here."])
 
