@@ -101,7 +101,7 @@ def adapt_model(teacher: str, model: str, save: str, *, minutes: float, text: st
     of AdaptParams. Raises ParameterError, one line, on a value that is not accepted. Auto classes load the folder.
     """
     params = AdaptParams.parse({"teacher": teacher, "model": model, "save": save, "minutes": minutes, "text": text,
-                                   "adapt": how, **options})
+                                "adapt": how, **options})
     return adapt(params, *prepare(params))
 
 
@@ -109,7 +109,7 @@ def prepare(params: TransferParams) -> tuple[Teacher, PreTrainedModel, Transfer,
     """Teacher, student with a masked-LM head, what went where, and text: what `adapt` needs."""
     selected, text = parse_groups(params.groups), load_text(params.text)
     teacher = load_teacher(params.teacher)
-    if isinstance(params, AdaptParams) and params.measured_on_text:
+    if params.measured_on_text:
         batch = tokenised(teacher, [sentences(text.train, params.sentences)], params.length)
     else:
         examples = load_task(params.task, params.data, train_size=params.sentences, eval_size=1)

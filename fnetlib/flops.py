@@ -23,7 +23,7 @@ import pandas as pd
 from transformers import BertConfig
 
 from .config import FILTERS
-from .mixers.folded import FOLDED_HALF_MAX_LENGTH, FOLDED_MASKED_MAX_LENGTH, TWICE_MIN_LENGTH, aligned
+from .mixers.folded import FOLDED_HALF_MAX_LENGTH, FOLDED_SHORTER_MAX_LENGTH, aligned
 from .mixers.fourier import choose_backend
 
 PARTS = ("embeddings", "mixing", "projection", "feed-forward", "norms", "pooler", "classifier")
@@ -63,24 +63,16 @@ def fourier_matmul_flops(n: int, d: int) -> float:
     return 4.0 * n * d * half + 4.0 * n * n * half
 
 
-def folded_rows(n: int) -> tuple[int, int]:
-    """Rows of a folded sequence axis, and into how many parts it is folded for cosines, and for sines."""
-    if n % 4 == 0 and n >= TWICE_MIN_LENGTH:
-        return 2 * aligned(n // 4 + 1, n // 2), 2
-    return aligned(n // 2 + 1, n), 1
-
-
 def fourier_folded_flops(n: int, d: int) -> float:
-    """4 m² d for cosines and sines of m = n/2 + 1 rows, folded twice 2 m² d. Their zeros to multiples of 8 are counted here. The
-    projection takes less than elsewhere, see `folded_projection_flops`."""
-    rows, parts = folded_rows(n)
-    return 4.0 * rows * rows * d / parts
+    """4 m² d for cosines and sines of m = n/2 + 1 rows. Their zeros to multiples of 8 are counted here. The projection takes less
+    than elsewhere, see `folded_projection_flops`."""
+    return 4.0 * aligned(n // 2 + 1, n) ** 2 * d
 
 
 def folded_projection_flops(n: int, d: int) -> float:
     """4 m h d with m = n/2 + 1 rows and h = d/2 + 1 columns of cosines and of sines, in the place of 2 n d². The 4 h² d that a
     layer spends once a batch to fold it are neglected."""
-    return 4.0 * folded_rows(n)[0] * aligned(d // 2 + 1, d) * d
+    return 4.0 * aligned(n // 2 + 1, n) * aligned(d // 2 + 1, d) * d
 
 
 def fourier_bluestein_flops(n: int, d: int) -> float:
@@ -135,8 +127,8 @@ def mixing_flops(config: BertConfig, mixer: str, seq: int, masked: bool = False)
         backend = choose_backend(config.backend, seq)
         kind = "matrices" if backend == "matmul" else "FFT"
         return f"{what}, {kind}", count(seq, width, config.num_attention_heads, backend)
-    longest = FOLDED_MASKED_MAX_LENGTH if masked and config.padding == "mask" else FOLDED_HALF_MAX_LENGTH
-    if config.backend == "folded" and seq <= longest:  # as in half precision on a GPU
+    longest = FOLDED_SHORTER_MAX_LENGTH if masked and config.padding == "mask" else FOLDED_HALF_MAX_LENGTH
+    if config.backend == "folded" and seq <= longest:  # as a GPU trains in half precision
         return FOLDED, fourier_folded_flops(seq, width)
     if choose_backend(config.backend, seq) == "matmul":
         return "Fourier, matrices", fourier_matmul_flops(seq, width)

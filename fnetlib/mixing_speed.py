@@ -2,7 +2,8 @@
 
 All ways are timed in rounds, like the models of `efficiency.py`, on one random tensor `[batch, n, width]` in the
 precision's dtype: forward, and forward with backward (`train`). Each measurement is several calls in a row, so that on a
-GPU launching one hides behind computing the one before. Beside them:
+GPU launching one hides behind computing the one before. (A compiled call is launched for longer than so little takes: on a
+GPU only eager times tell the ways apart.) Beside them:
 
 - `copy`: the tensor is read and written twice, which a transform over two axes at least does: the memory's bound, and twice that
   with the backward pass. Never compiled: joined into one kernel it would be read once;
@@ -26,10 +27,9 @@ from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
 from . import efficiency, flops
-from .compiling import GRAPHS
 from .contender import KINDS, Setting, real_tokens
 from .efficiency import rounds, spread
-from .mixers.folded import FOLDED_MASKED_MAX_LENGTH, folded_mix, plan_folded
+from .mixers.folded import FOLDED_SHORTER_MAX_LENGTH, folded_mix, plan_folded
 from .mixers.fourier import fourier_mix, hidden_dft, plan_fourier, with_whole_spectrum
 from .params import EfficiencyParams, parse_shape
 from .plots import STYLE, _empty, _finish, _panels
@@ -89,12 +89,11 @@ class Way:
         dtype = DTYPES.get(s.precision, torch.float32)
         weight = torch.randn(self.block.width, self.block.width, device=s.device, dtype=dtype) / self.block.width**0.5
         made = function(self.name, self.block, weight.requires_grad_(self.name in ("projection", "folded")))
-        compiled, graphs = s.mode != "eager" and self.name != "copy", GRAPHS if s.mode == "graphs" else None
-        self.call = torch.compile(made, fullgraph=True, dynamic=False, options=graphs) if compiled else made
-        self.inputs = [weight] if weight.requires_grad else []
+        compiled = s.mode != "eager" and self.name != "copy"
+        self.call = torch.compile(made, fullgraph=True, dynamic=False) if compiled else made
         self.x = torch.randn(s.batch, s.length, self.block.width, device=s.device, dtype=dtype, requires_grad=True)
-        self.gradient, self.inputs = torch.randn_like(self.x), [self.x, *self.inputs]
-        for kind in KINDS * (3 if s.mode == "graphs" else 1):  # the first calls are launched one by one, then recorded
+        self.gradient, self.inputs = torch.randn_like(self.x), [self.x, weight] if weight.requires_grad else [self.x]
+        for kind in KINDS:
             self.step(kind)
 
     def prepare(self, kind: str) -> None:
@@ -102,8 +101,6 @@ class Way:
 
     def step(self, kind: str) -> None:
         for _ in range(CALLS):
-            if self.setting.mode == "graphs":
-                torch.compiler.cudagraph_mark_step_begin()
             if kind == "infer" or self.name == "product":
                 with torch.inference_mode():
                     self.call(self.x)
@@ -133,7 +130,7 @@ def beyond_projection(n: int, d: int) -> float:
 
 def ways(block: Block) -> list[str]:
     """What is measured: long padded sequences are not folded, see `mixers/folded.py`."""
-    folds = not block.padded or block.setting.length <= FOLDED_MASKED_MAX_LENGTH
+    folds = not block.padded or block.setting.length <= FOLDED_SHORTER_MAX_LENGTH
     return [way for way in (*BESIDE, *WAYS) if folds or way != "folded"]
 
 
@@ -224,8 +221,8 @@ def table(records: list[Record]) -> Table:
             rows.setdefault(r.length, {"Length": r.length, "Batch": r.batch})[r.way] = f"**{cell}**" if r.fastest else cell
         title = f"{device}: width {width}, {precision}, {mode}, {'n/2 to n tokens, masked' if padded else 'full length'}"
         sections[title] = pd.DataFrame([rows[length] for length in sorted(rows)])
-    notes = ["Times over that of reading and writing the tensor twice, and twice again in the backward pass: forward with backward, in brackets forward alone; medians. "
-             "*folded* is the time beyond the projection that it is part of. Bold: the fastest with backward."]
+    notes = ["Times over that of reading and writing the tensor twice, and twice again in the backward pass: forward with backward, in "
+             "brackets forward alone; medians. *folded* is the time beyond the projection that it is part of. Bold: the fastest with backward."]
     return Table("mixing", "The mixing alone", data, sections, notes if len(data) else ["Not measured here."])
 
 

@@ -118,7 +118,7 @@ class FNetBertEncoder(nn.Module):
             device, dtype, few = hidden_states.device, matrix_dtype(hidden_states), few_tokens(*hidden_states.shape)
             hidden_matrices = (self.hidden_cos, self.hidden_sin)
             if folds(config.backend, length, masked is not None, device.type, dtype, few, config.output_projection,
-                     self.compiled()):
+                     self.compiled(), torch.is_grad_enabled()):
                 plan = plan_folded(length, width, masked, config.fourier_norm, device, dtype)
             else:
                 plan = plan_fourier(length, width, masked, config.fourier_norm, config.backend, device, dtype, few)

@@ -355,6 +355,11 @@ class TransferParams(Inputs):
             return max(1, round(60 * self.minutes * self.pace)) if self.pace else None
         return max(1, self.tokens // (self.batch_size * self.length)) if self.tokens else self.steps
 
+    @property
+    def measured_on_text(self) -> bool:
+        """Whether gains, filters and gates are set to sentences of the text rather than of the task."""
+        return False
+
     def adaptation(self) -> dict[str, Any]:
         """What decides the result of the adaptation besides teacher, text, model and seed. What is not used is left out,
         so that a new option renames no finished run."""

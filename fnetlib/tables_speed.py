@@ -104,13 +104,9 @@ def fastest(records: list[Record], shape: str = "bert-base") -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*key, "kind", *_BESIDE])
 
 
+@once
 def beside_bert(results: Results, shape: str = "bert-base") -> pd.DataFrame:
     """`fastest` of what a results folder measured."""
-    return _fastest(results, shape)
-
-
-@once
-def _fastest(results: Results, shape: str) -> pd.DataFrame:
     return fastest(results.efficiency, shape)
 
 

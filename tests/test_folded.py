@@ -10,7 +10,7 @@ from fnetlib import FNetBertConfig, FNetBertForMaskedLM
 from fnetlib.config import student_config
 from fnetlib.mixers import fourier
 from fnetlib.mixers.folded import (
-    FOLDED_HALF_MAX_LENGTH, FOLDED_MASKED_MAX_LENGTH, TWICE_MIN_LENGTH, FoldedPlan, _FoldedMix, folded_mix, folds, plan_folded,
+    FOLDED_HALF_MAX_LENGTH, FOLDED_SHORTER_MAX_LENGTH, FoldedPlan, _FoldedMix, folded_mix, folds, plan_folded,
 )
 from fnetlib.mixers.fourier import MATMUL_MAX_LENGTH
 
@@ -27,12 +27,11 @@ def relative_error(ours, theirs):
 
 @settings(max_examples=60, deadline=None)
 @given(length=st.integers(1, 40), width=st.integers(1, 40), out=st.integers(1, 9), seed=st.integers(0, 999),
-       norm=st.sampled_from(["backward", "ortho"]), twice=st.booleans())
-def test_equals_numpys_fft_and_a_projection(length, width, out, seed, norm, twice):
+       norm=st.sampled_from(["backward", "ortho"]))
+def test_equals_numpys_fft_and_a_projection(length, width, out, seed, norm):
     generator = torch.Generator().manual_seed(seed)
     x, weight = torch.randn(2, length, width, generator=generator), torch.randn(out, width, generator=generator)
-    plan = plan_folded(length, width, None, norm, twice=twice)
-    assert (plan.twice is not None) == (twice and length % 4 == 0)
+    plan = plan_folded(length, width, None, norm)
     assert relative_error(folded_mix(x, plan, weight), reference(x, norm, weight)) < 3e-6
 
 
@@ -50,40 +49,35 @@ def test_masked_examples_have_their_own_length_wherever_the_padding_is(length, w
 
 
 @settings(max_examples=40, deadline=None)
-@given(length=st.integers(1, 24), width=st.integers(1, 20), kind=st.sampled_from(["once", "twice", "masked"]), seed=st.integers(0, 999))
-def test_gradients_are_those_of_torchs_fft_in_double_precision(length, width, kind, seed):
+@given(length=st.integers(1, 24), width=st.integers(1, 20), masked=st.booleans(), seed=st.integers(0, 999))
+def test_gradients_are_those_of_torchs_fft_in_double_precision(length, width, masked, seed):
     generator = torch.Generator().manual_seed(seed)
-    x, weight = (torch.randn(*shape, generator=generator, dtype=torch.double, requires_grad=True) for shape in ((2, length, width), (3, width)))
+    x = torch.randn(2, length, width, generator=generator, dtype=torch.double, requires_grad=True)
+    weight = torch.randn(3, width, generator=generator, dtype=torch.double, requires_grad=True)
     real = torch.rand(2, length, generator=generator) < 0.6
     real[:, torch.randint(length, (1,), generator=generator)] = True
-    plan = plan_folded(length, width, real if kind == "masked" else None, "ortho", dtype=torch.double, twice=kind == "twice")
-    real = real if kind == "masked" else torch.ones_like(real)
+    plan = plan_folded(length, width, real if masked else None, "ortho", dtype=torch.double)
+    real = real if masked else torch.ones_like(real)
     theirs = torch.zeros(2, length, 3, dtype=torch.double)
     for i, mask in enumerate(real):
         theirs[i, mask] = torch.fft.fft2(x[i, mask], norm="ortho").real @ weight.T
-    ours, upstream = _FoldedMix.apply(x, weight, plan, torch.double), torch.randn(2, length, 3, generator=generator, dtype=torch.double)
+    ours = _FoldedMix.apply(x, weight, plan, torch.double)
+    upstream = torch.randn(ours.shape, generator=generator, dtype=torch.double)
     wanted = torch.autograd.grad(theirs, (x, weight), upstream)
     for found, expected in zip(torch.autograd.grad(ours, (x, weight), upstream), wanted):
         assert relative_error(found, expected.numpy()) < 5e-6
 
 
-def test_long_sequences_are_folded_twice():
-    assert plan_folded(TWICE_MIN_LENGTH, 8, None, "ortho").twice and not plan_folded(TWICE_MIN_LENGTH - 4, 8, None, "ortho").twice
-    masked = plan_folded(64, 8, torch.ones(1, 64, dtype=torch.bool), "ortho")
-    assert not masked.twice and not plan_folded(TWICE_MIN_LENGTH + 2, 8, None, "ortho").twice
-    x, weight = torch.randn(1, TWICE_MIN_LENGTH, 8), torch.randn(8, 8)
-    found = folded_mix(x, plan_folded(TWICE_MIN_LENGTH, 8, None, "ortho"), weight)
-    assert relative_error(found, reference(x, "ortho", weight)) < 3e-6
-
-
 def test_auto_folds_in_half_precision_on_a_gpu_where_layers_are_compiled():
-    usual = {"length": 512, "masked": False, "device": "cuda", "dtype": torch.bfloat16, "few": False, "projects": True, "compiled": True}
+    usual = {"length": 512, "masked": False, "device": "cuda", "dtype": torch.bfloat16, "few": False, "projects": True,
+             "compiled": True}
     assert folds("auto", **usual) and folds("auto", **usual | {"masked": True, "length": 2048})
     assert folds("folded", **usual | {"device": "cpu", "dtype": torch.float32, "few": True, "compiled": False})
-    for change in ({"length": FOLDED_HALF_MAX_LENGTH + 1}, {"masked": True}, {"masked": True, "length": FOLDED_MASKED_MAX_LENGTH + 1}, {"device": "cpu"},
-                   {"dtype": torch.float32}, {"few": True}, {"projects": False}, {"compiled": False}):
+    longer = {"length": FOLDED_SHORTER_MAX_LENGTH + 1}
+    for change in ({"length": FOLDED_HALF_MAX_LENGTH + 1}, {"masked": True}, {"masked": True} | longer, {"training": False} | longer,
+                   {"device": "cpu"}, {"dtype": torch.float32}, {"few": True}, {"projects": False}, {"compiled": False}):
         assert not folds("auto", **usual | change)
-    assert not folds("matmul", **usual) and not folds("folded", **usual | {"masked": True, "length": FOLDED_MASKED_MAX_LENGTH + 1})
+    assert not folds("matmul", **usual) and not folds("folded", **usual | {"masked": True} | longer)
     assert not folds("folded", **usual | {"device": "cpu", "length": MATMUL_MAX_LENGTH + 1})
 
 

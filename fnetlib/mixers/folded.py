@@ -5,8 +5,7 @@
 A cosine has the same value at j and n−j, a sine the opposite one. So C_n sees of X the sums of rows j and n−j alone, S_n the
 differences, and both give rows that mirror each other; likewise C_d, S_d and the columns. Folded, each product is one
 on half of the rows and half of the columns (the even-odd step of every fast transform), and the projection, which
-takes C_d W and S_d W on half of the rows each, costs half of what it costs elsewhere: less than no mixing at all. Without a mask, and
-where n divides by 4, long sequences are folded once more: even frequencies are the same about n/4, odd ones opposite.
+takes C_d W and S_d W on half of the rows each, costs half of what it costs elsewhere: up to 512 tokens that is less than no mixing.
 
 All that is not a product is sums of a few rows, which a compiler joins with what comes before and after. With a mask
 every example has a length of its own, see `fourier.py`, and so rows and matrices of its own.
@@ -23,19 +22,19 @@ from torch.autograd.function import once_differentiable
 
 from .fourier import MATMUL_MAX_LENGTH, matrix_dtype
 
-# In half precision on a GPU: the longest sequences that are folded, without a mask and with one; and up to which length those
-# with a mask are not folded by `auto`, for rows of each example's own cost more to gather than they save.
-FOLDED_HALF_MAX_LENGTH = 16384
-FOLDED_MASKED_MAX_LENGTH = 4096
+# In half precision on a GPU, by 04_efficiency on an H200, layers compiled: the longest sequences that are folded. Beyond, FFTs are
+# faster; in inference, and with a mask, they are at 8,192 tokens.
+FOLDED_HALF_MAX_LENGTH = 8192
+FOLDED_SHORTER_MAX_LENGTH = 4096
+# Up to here rows of each example's own cost more to gather than folding saves: `auto` does not fold with a mask.
 UNFOLDED_MASKED_MAX_LENGTH = 512
-# From here on sequences without a mask are folded twice. (On an H200 it pays at 8,192 tokens in inference and not yet in training.)
-TWICE_MIN_LENGTH = 16384
 
 
 def folds(backend: str, length: int, masked: bool, device: str, dtype: torch.dtype, few: bool, projects: bool,
-          compiled: bool = False) -> bool:
+          compiled: bool = False, training: bool = True) -> bool:
     """Whether Fourier layers are folded into their projections. backend: of the configuration; few: see `few_tokens`;
-    projects: whether there is a projection; compiled: whether layers are, by torch.compile.
+    projects: whether there is a projection; compiled: whether layers are, by torch.compile; training: whether there will be a
+    backward pass.
 
     `auto` folds in half precision on a GPU where there are not few tokens and a compiler joins the sums; launched one by
     one they cost more than the products save. Longer sequences than are measured to be faster so are never folded.
@@ -43,13 +42,13 @@ def folds(backend: str, length: int, masked: bool, device: str, dtype: torch.dty
     on_tensor_cores = device == "cuda" and dtype != torch.float32
     longest = MATMUL_MAX_LENGTH
     if on_tensor_cores:
-        longest = FOLDED_MASKED_MAX_LENGTH if masked else FOLDED_HALF_MAX_LENGTH
+        longest = FOLDED_HALF_MAX_LENGTH if training and not masked else FOLDED_SHORTER_MAX_LENGTH
     pays = projects and on_tensor_cores and compiled and not few and not (masked and length <= UNFOLDED_MASKED_MAX_LENGTH)
     return length <= longest and (backend == "folded" or backend == "auto" and pays)
 
 
 class Fold(NamedTuple):
-    """An axis of `places` folded to `rows`, which place j and its mirror, `total` − j, share. Rows beyond the middle count for
+    """An axis of `places` folded to `rows`, which place j and its mirror, −j mod n, share. Rows beyond the middle count for
     nothing.
 
     Slices, flips and zeros around them, no index and nothing concatenated: a compiler reads the places from where they are.
@@ -57,31 +56,24 @@ class Fold(NamedTuple):
 
     places: int
     rows: int
-    total: int
-
-    @property
-    def alone(self) -> int:
-        """How many places at the beginning have no mirror: place 0 of a transform, where `total` = `places`."""
-        return int(self.total == self.places)
 
     @property
     def pairs(self) -> int:
-        return (self.total + 1) // 2 - self.alone
+        """Places 1 to `pairs` have a mirror; place 0 has none, nor has the middle of an even n."""
+        return (self.places - 1) // 2
 
     def fold(self, x: torch.Tensor, dim: int, sine: int) -> torch.Tensor:
-        """Sums of places and their mirrors for cosines, differences for sines. (A place alone stays what it is: for sines that
-        meets a column of zeros.)"""
+        """Sums of places and their mirrors for cosines, differences for sines. (A place without one stays what it is: for sines
+        that meets a column of zeros.)"""
+        mirrored = padded(x.flip(dim).narrow(dim, 0, self.pairs), dim, 1, self.rows - 1 - self.pairs)
         here = x.narrow(dim, 0, self.rows)
-        there = x.flip(dim).narrow(dim, self.places - 1 - self.total + self.alone, self.pairs)
-        there = padded(there, dim, self.alone, self.rows - self.alone - self.pairs)
-        return here - there if sine else here + there
+        return here - mirrored if sine else here + mirrored
 
     def unfold(self, x: torch.Tensor, dim: int, sine: int) -> torch.Tensor:
         """The transpose of `fold`: every place has its row's value, for sines with its sign."""
-        middle = self.total // 2 + 1
-        here = padded(x.narrow(dim, 0, middle), dim, 0, self.places - middle)
-        there = padded(x.narrow(dim, self.alone, self.pairs).flip(dim), dim, middle, self.places - middle - self.pairs)
-        return here - there if sine else here + there
+        here = padded(x.narrow(dim, 0, self.places - self.pairs), dim, 0, self.pairs)
+        mirrored = padded(x.narrow(dim, 1, self.pairs).flip(dim), dim, self.places - self.pairs, 0)
+        return here - mirrored if sine else here + mirrored
 
 
 class OwnFolds(NamedTuple):
@@ -118,18 +110,15 @@ class OwnFolds(NamedTuple):
 
 
 class FoldedPlan(NamedTuple):
-    """Both axes' transforms for one batch, cosines and sines.
+    """Both axes' transforms for one batch: how each is folded, and its matrices of cosines and of sines.
 
-    tokens, twice: how the sequence axis is folded, and its folded half again or None; columns: the hidden axis.
-    matrices: for cosines and for sines those of the sequence axis, `[batch or 1, k, k]`, scaled; of what is folded twice
-    that of the sums and that of the differences. hidden: `[k, k]` each of the hidden axis.
+    tokens: the sequence axis, its matrices `[batch or 1, rows, rows]`, scaled; columns: the hidden axis, `[rows, rows]`.
     """
 
     tokens: Fold | OwnFolds
     columns: Fold
-    matrices: tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]
-    hidden: tuple[torch.Tensor, torch.Tensor]
-    twice: Fold | None = None
+    token_matrices: tuple[torch.Tensor, torch.Tensor]
+    column_matrices: tuple[torch.Tensor, torch.Tensor]
 
 
 def aligned(rows: int, places: int) -> int:
@@ -137,42 +126,29 @@ def aligned(rows: int, places: int) -> int:
     return rows + -rows % 8 if rows + -rows % 8 <= places else rows
 
 
-def cosines_and_sines(frequencies: torch.Tensor, places: torch.Tensor, lengths: torch.Tensor,
-                      folds: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
-    """cos and sin of 2π k j / n, `[batch or 1, frequencies, places]`, 0 for those beyond the middle, of places the middle
-    after so many folds. lengths: `[batch or 1, 1, 1]`."""
-    angle = (frequencies[:, None] * places % lengths).float() * (2 * math.pi / lengths)
-    used = ((2 * frequencies <= lengths).mT & (2**folds * places <= lengths)).float()
+def cosines_and_sines(rows: int, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """cos and sin of 2π k j / n, `[batch or 1, rows, rows]`, 0 beyond the middle. lengths: `[batch or 1, 1, 1]`."""
+    j = torch.arange(rows, device=lengths.device)
+    angle = (j[:, None] * j % lengths).float() * (2 * math.pi / lengths)  # integers keep the angle exact
+    inside = 2 * j <= lengths
+    used = (inside & inside.mT).float()
     return angle.cos() * used, angle.sin() * used
 
 
 def plan_folded(length: int, width: int, real: torch.Tensor | None, norm: str, device=None,
-                dtype: torch.dtype = torch.float32, twice: bool | None = None) -> FoldedPlan:
+                dtype: torch.dtype = torch.float32) -> FoldedPlan:
     """Prepare one batch, shared by all layers.
 
-    real: `[batch, seq]` bool, or None; norm: `backward` or `ortho`; dtype: of the matrices; twice: whether the sequence axis
-    is folded twice, None: if it is long. With a mask, or where 4 does not divide the length, it is folded once.
+    real: `[batch, seq]` bool, or None; norm: `backward` or `ortho`; dtype: of the matrices.
     """
-    def count(n: int) -> torch.Tensor:
-        return torch.arange(n, device=device)
-
-    half, again = aligned(width // 2 + 1, width), None
+    rows, half = aligned(length // 2 + 1, length), aligned(width // 2 + 1, width)
     lengths = torch.full((1, 1), length, device=device) if real is None else real.sum(1).clamp(min=1)[:, None]
-    if real is None and length % 4 == 0 and (length >= TWICE_MIN_LENGTH if twice is None else twice):
-        rows = aligned(length // 4 + 1, length // 2)
-        again = Fold(2 * rows, rows, length // 2)
-        parts = [cosines_and_sines(2 * count(rows) + odd, count(rows), lengths[..., None], folds=2) for odd in (0, 1)]
-        cosines, sines = zip(*parts)
-        matrices = cosines, sines[::-1]  # sums have the even frequencies' cosines, and the odd ones' sines
-        tokens = Fold(length, 2 * rows, length)
-    else:
-        rows = aligned(length // 2 + 1, length)
-        matrices = [(part,) for part in cosines_and_sines(count(rows), count(rows), lengths[..., None])]
-        tokens = Fold(length, rows, length) if real is None else OwnFolds.of(real, lengths, rows)
+    tokens = Fold(length, rows) if real is None else OwnFolds.of(real, lengths, rows)
     scale = (lengths[..., None] * width).float().rsqrt() if norm == "ortho" else 1.0
-    hidden = cosines_and_sines(count(half), count(half), torch.full((1, 1, 1), width, device=device))
-    return FoldedPlan(tokens, Fold(width, half, width), tuple(tuple((part * scale).to(dtype) for part in kind) for kind in matrices),
-                      tuple(matrix[0].to(dtype) for matrix in hidden), again)
+    of_tokens = cosines_and_sines(rows, lengths[..., None])
+    of_columns = cosines_and_sines(half, torch.full((1, 1, 1), width, device=device))
+    return FoldedPlan(tokens, Fold(width, half), tuple((matrix * scale).to(dtype) for matrix in of_tokens),
+                      tuple(matrix[0].to(dtype) for matrix in of_columns))
 
 
 def folded_mix(x: torch.Tensor, plan: FoldedPlan, weight: torch.Tensor) -> torch.Tensor:
@@ -192,30 +168,26 @@ class _FoldedMix(torch.autograd.Function):
         saved, out = [], []
         with torch.autocast(x.device.type, enabled=False):
             for sine in (0, 1):  # numbers: a compiler looks nothing up by a truth value
-                columns = plan.hidden[sine].to(dtype) @ plan.columns.fold(weight.T, 0, sine).to(dtype)
-                folded = halves(plan.columns.fold(plan.tokens.fold(x, 1, sine), -1, sine).to(dtype), plan.twice)
-                made = [matrix.to(dtype) @ (rows @ columns) for matrix, rows in zip(plan.matrices[sine], folded)]
-                saved += [columns, *folded]
-                out.append(plan.tokens.unfold(woven(made, sine), 1, sine))
+                columns = plan.column_matrices[sine].to(dtype) @ plan.columns.fold(weight.T, 0, sine).to(dtype)
+                folded = plan.columns.fold(plan.tokens.fold(x, 1, sine), -1, sine).to(dtype)
+                saved += [columns, folded]
+                out.append(plan.tokens.unfold(plan.token_matrices[sine].to(dtype) @ (folded @ columns), 1, sine))
         ctx.save_for_backward(*saved)
         return out[0] - out[1]
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        plan, dtype, saved, of_x, of_weight = ctx.plan, ctx.dtype, iter(ctx.saved_tensors), [], []
+        plan, dtype, saved, of_x, of_weight = ctx.plan, ctx.dtype, ctx.saved_tensors, [], []
         with torch.autocast(gradient.device.type, enabled=False):
             for sine in (0, 1):
-                columns, folded = next(saved), [next(saved) for _ in plan.matrices[sine]]
-                rows = plan.tokens.fold(gradient, 1, sine)
-                made = [matrix.to(dtype).mT @ part.to(dtype) for matrix, part in zip(plan.matrices[sine], unwoven(rows, plan.twice, sine))]
-                rows = plan.columns.unfold(whole([part @ columns.T for part in made], plan.twice), -1, sine)
-                of_x.append(plan.tokens.unfold(rows, 1, sine))
-                of_columns = [ours.flatten(0, 1).T @ theirs.flatten(0, 1) for ours, theirs in zip(folded, made)]
-                of_columns = of_columns[0] if len(of_columns) == 1 else of_columns[0] + of_columns[1]
-                of_weight.append(plan.columns.unfold(plan.hidden[sine].to(dtype).T @ of_columns, 0, sine).T)
-        kinds = ctx.dtypes
-        return (of_x[0] - of_x[1]).to(kinds[0]), (of_weight[0] - of_weight[1]).to(kinds[1]), None, None
+                columns, folded = saved[2 * sine: 2 * sine + 2]
+                rows = plan.token_matrices[sine].to(dtype).mT @ plan.tokens.fold(gradient, 1, sine).to(dtype)
+                of_x.append(plan.tokens.unfold(plan.columns.unfold(rows @ columns.T, -1, sine), 1, sine))
+                of_columns = plan.column_matrices[sine].to(dtype).T @ (folded.flatten(0, 1).T @ rows.flatten(0, 1))
+                of_weight.append(plan.columns.unfold(of_columns, 0, sine).T)
+        of_states, of_projection = ctx.dtypes
+        return (of_x[0] - of_x[1]).to(of_states), (of_weight[0] - of_weight[1]).to(of_projection), None, None
 
 
 def take(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
@@ -227,26 +199,3 @@ def padded(x: torch.Tensor, dim: int, before: int, after: int) -> torch.Tensor:
     """x with zeros along one dimension, counted from the front or −1."""
     behind = 0 if dim == -1 else x.dim() - 1 - dim
     return F.pad(x, [0, 0] * behind + [before, after]) if before or after else x
-
-
-def halves(x: torch.Tensor, twice: Fold | None) -> list[torch.Tensor]:
-    """The sums and the differences of what is folded twice."""
-    return [x] if twice is None else [twice.fold(x, 1, 0), twice.fold(x, 1, 1)]
-
-
-def whole(parts: list[torch.Tensor], twice: Fold | None) -> torch.Tensor:
-    """The transpose of `halves`."""
-    return parts[0] if twice is None else twice.unfold(parts[0], 1, 0) + twice.unfold(parts[1], 1, 1)
-
-
-def woven(parts: list[torch.Tensor], sine: int) -> torch.Tensor:
-    """The two halves' frequencies in turn, even ones first: of sines the sums have the odd ones."""
-    if len(parts) == 1:
-        return parts[0]
-    even, odd = (part.repeat_interleave(2, 1) for part in (parts[::-1] if sine else parts))  # stacked, they would be copied
-    return torch.where(torch.arange(even.shape[1], device=even.device)[:, None] % 2 == 0, even, odd)
-
-
-def unwoven(x: torch.Tensor, twice: Fold | None, sine: int) -> list[torch.Tensor]:
-    """The transpose of `woven`."""
-    return [x] if twice is None else [x[:, 1::2], x[:, ::2]] if sine else [x[:, ::2], x[:, 1::2]]
