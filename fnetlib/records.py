@@ -255,14 +255,39 @@ def choose(tried: list[Record]) -> Record | None:
 
 def label(record: Record) -> str:
     """The name a model has in tables: the recipe, with its adaptation budget if it had one (`fnet@2min`), and what was distilled
-    for its task beyond that (`fnet@2min+task`, `+pairs` with pairs that nobody labelled)."""
+    for its task beyond that (`fnet@2min+task`, `+pairs` and `+edits` with examples that nobody labelled)."""
     budget = f"@{record.adapted.minutes:g}min" if record.adapted else ""
     return f"{record.model}{budget}{''.join(f'+{part}' for part in task_distilled(record))}"
 
 
 def task_distilled(record: Record) -> list[str]:
-    """What a run learned from a fine-tuned BERT: nothing, its `task`, or that and `pairs`."""
-    return [part for part, name in (("task", "distill_epochs"), ("pairs", "distill_pairs")) if record.params.get(name)]
+    """What a run learned from a fine-tuned BERT: nothing, its `task`, or that and `pairs` and `edits`."""
+    return [part for part, name in TASK_DISTILLED.items() if record.params.get(name)]
+
+
+def task_minutes(record: Record, others: Iterable[Record]) -> float:
+    """Minutes of task distillation, all of it: the teacher's fine-tuning, then the student's epochs on its states and on its
+    predictions. 0 where nothing was distilled. By the fastest pace that was seen of its kind; where no run of its kind was alone
+    on the device, its own, an upper bound."""
+    if not task_distilled(record) or not record.timing or record.data is None:
+        return 0.0
+
+    def kind(r: Record) -> list[Any]:
+        return [r.model, r.env.get("device_name"), *(r.params.get(name) for name in TASK_PACE), task_distilled(r)]
+
+    def parts(r: Record) -> list[tuple[float, float]]:  # (seconds, epochs)
+        epochs = r.params["epochs"]
+        return [(r.timing["task_teacher_s"], r.params.get("expert_epochs") or epochs),
+                (r.timing["task_states_s"], r.params["distill_epochs"]), (r.timing["wall_s"], epochs)]
+
+    def examples(r: Record) -> int:
+        return r.data.sizes["train"]
+
+    same = [r for r in others if r.task == record.task and kind(r) == kind(record) and "task_states_s" in (r.timing or {})]
+    if all(r.timing["shared"] for r in same):
+        return sum(seconds for seconds, _ in parts(record)) / 60
+    paces = [[seconds / epochs / examples(r) for seconds, epochs in parts(r)] for r in (record, *same)]
+    return sum(min(pace) * epochs * examples(record) for pace, (_, epochs) in zip(zip(*paces), parts(record))) / 60
 
 
 def last_errors(history: list[dict[str, Any]]) -> list[float]:
@@ -270,6 +295,8 @@ def last_errors(history: list[dict[str, Any]]) -> list[float]:
     return next((entry["layer_errors"] for entry in reversed(history) if "layer_errors" in entry), [])
 
 
+TASK_DISTILLED = {"task": "distill_epochs", "pairs": "distill_pairs", "edits": "distill_edits"}
+TASK_PACE = ("batch_size", "precision", "compile", "pad_to", "group_by_length", "max_length")  # what its pace depends on
 PACE = ("adapt", "batch_size", "length", "shortest", "precision", "compile", "logits_weight")  # what the pace depends on
 
 

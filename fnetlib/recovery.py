@@ -14,12 +14,11 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from .plots import _empty, _finish, _panels, colour
-from .records import Record, task_distilled
+from .records import TASK_DISTILLED, Record, task_distilled, task_minutes
 from .results import GROUP, Results, chance, footnotes, metric_title, model_key, once, tagged, task_title, where
 from .statistics import paired_recovery, summarise
 from .tables import NONE, Table, heading, mean_sd, number
 
-TASK_SECONDS = ("task_teacher_s", "task_states_s")  # of task distillation, before the student's own fine-tuning
 COLUMNS = [*GROUP, "task", "model", "minutes", "method", "metric", "mean", "sd", "n", "recovery", "low", "high", "pairs",
            "chance", "note", "examples"]
 
@@ -33,13 +32,13 @@ def frame(results: Results) -> pd.DataFrame:
     """
     runs = results.primary
     runs = runs.assign(method=[_method(r) for r in runs.record],
-                       task_minutes=[sum(r.timing.get(part, 0) for part in TASK_SECONDS) / 60 for r in runs.record])
+                       task_minutes=[task_minutes(r, results.finetune.record) for r in runs.record])
     rows = []
     for key, group in runs.groupby([*GROUP, "task"], sort=False, dropna=False):
         if not (group["minutes"] + group["task_minutes"]).gt(0).any():
             continue
         floor = chance(group)
-        bert = group[(group["model"] == "bert") & (group["minutes"] == 0)].set_index("seed")["last"]
+        bert = group[(group["model"] == "bert") & (group["minutes"] == 0) & (group["method"] == "")].set_index("seed")["last"]
         for (model, minutes, method), part in group.groupby(["model", "minutes", "method"], sort=False):
             score = summarise(part["last"])
             share = paired_recovery(part.drop_duplicates("seed").set_index("seed")["last"], bert, floor)
@@ -73,8 +72,8 @@ def table(results: Results) -> Table:
         sections[heading(training, teacher)] = pd.DataFrame(rows.values())
     notes = ["*Minutes* of adaptation beyond the teacher: the budget given, reckoned by a pace, or more where the "
              "fastest run of its kind on that device says more; where none was given by that run's pace, without one its own on a shared "
-             "device, an upper bound; *+task*: with the teacher's fine-tuning on the task and the distillation of its states, "
-             "*+pairs* on pairs too that nobody labelled. *Recovery* = (score − chance)/(BERT − chance), "
+             "device, an upper bound; *+task*: with all of the task's distillation, of the teacher's fine-tuning, its states and its "
+             "predictions, *+pairs* and *+edits* on examples too that nobody labelled. *Recovery* = (score − chance)/(BERT − chance), "
              "means over the seeds that both have, [95% bootstrap interval over seeds] (pairs); BERT is the same teacher's, "
              "fine-tuned by the same recipe without extra minutes; its own extra "
              "minutes are of masked-LM at the students' rate, untuned."]
@@ -202,7 +201,7 @@ def entries(results: Results) -> dict[str, dict[str, dict[str, Any]]]:
     for task, part in data.groupby("task", sort=False):  # a task may be missing in the recipe that is chosen for another
         training, teacher = _most_adapted(part)
         for r in part[(part["training"] == training) & (part["teacher"] == teacher)].itertuples():
-            more = "".join(f"+{name}" for name in r.method.split("+") if name in ("task", "pairs"))
+            more = "".join(f"+{name}" for name in r.method.split("+") if name in TASK_DISTILLED or name == "mlm" and r.model != "bert")
             found.setdefault(task, {})[f"{r.model}@{r.minutes:g}min{more}"] = {
                 **{name: round(float(value), 6) if pd.notna(value) else None for name, value in
                    (("mean", r.mean), ("sd", r.sd), ("recovery", r.recovery), ("low", r.low), ("high", r.high))},

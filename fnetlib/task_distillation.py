@@ -2,8 +2,9 @@
 
 First its states are matched to the fine-tuned BERT's, then its predictions (TinyBERT: Jiao 2020, section 3.2; widths are
 equal, so states are matched without projections). Both start with BERT's own pooler and classifier, which the student's
-states are to fit. The fine-tuned BERT judges any text, so a task of pairs has more examples than were labelled: in the
-place of TinyBERT's data augmentation, which replaces words, first and second texts are paired anew.
+states are to fit. The fine-tuned BERT judges any text, so a task has more examples than were labelled: TinyBERT's data
+augmentation replaces words by what a language model proposes; here words are dropped, exchanged or replaced by another
+text's, and first and second texts are paired anew, both without a model and drawn anew in every epoch.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 import torch
 from filelock import FileLock
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .callbacks import last_checkpoint, say
 from .distill import layer_errors, prediction_error
@@ -27,6 +28,8 @@ from .glue_trainer import GlueTrainer, make_trainer
 from .params import EXTRAS, FinetuneParams
 from .tasks import TaskData
 from .teacher import Teacher
+
+MOST_EDITS = 3  # words that are changed in an example whose words are edited
 
 
 class NewPairs:
@@ -45,7 +48,59 @@ class NewPairs:
     def joined(self, first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
         ends = first["token_type_ids"].index(1), second["token_type_ids"].index(1)
         new = {name: first[name][:ends[0]] + second[name][ends[1]:] for name in ("input_ids", "token_type_ids", "attention_mask")}
-        return {**first, **{name: [*ids[:self.limit - 1], ids[-1]] if len(ids) > self.limit else ids for name, ids in new.items()}}
+        return {**first, **{name: _within(ids, self.limit) for name, ids in new.items()}}
+
+
+class EditedWords:
+    """Collates a batch in which a share of the examples has one to three words changed, drawn anew each time.
+
+    A change drops a word, exchanges it with the next one of its text, or puts a word of another example in its place. Takes
+    rows of WordPiece ids: pieces that go on a word stay with it, special tokens stay where they are. What is longer than
+    `limit` loses its end, but for the last token.
+    """
+
+    def __init__(self, collate: Callable[[list[dict[str, Any]]], Any], share: float, limit: int,
+                 tokenizer: PreTrainedTokenizerBase):
+        self.collate, self.share, self.limit = collate, share, limit
+        self.special = set(tokenizer.all_special_ids)
+        self.goes_on = {index for token, index in tokenizer.get_vocab().items() if token.startswith("##")}
+
+    def __call__(self, rows: list[dict[str, Any]]) -> Any:
+        others, chosen = torch.randint(len(rows), (len(rows),)).tolist(), torch.rand(len(rows)) < self.share
+        return self.collate([self.edited(row, rows[other]) if edit else row for row, other, edit in zip(rows, others, chosen)])
+
+    def edited(self, row: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+        words, theirs = self.words(row), [pieces for pieces, _ in self.words(other) if pieces[0] not in self.special]
+        for _ in range(1 + int(torch.randint(MOST_EDITS, ()))):
+            places = [i for i, (pieces, _) in enumerate(words) if pieces[0] not in self.special]
+            if len(places) < 2:
+                break
+            place, change = places[int(torch.randint(len(places), ()))], int(torch.randint(3, ()))
+            (pieces, kind), (following, next_kind) = words[place], words[place + 1]
+            if change == 0:
+                del words[place]
+            elif change == 1 and following[0] not in self.special:
+                words[place:place + 2] = (following, kind), (pieces, next_kind)
+            elif theirs:
+                words[place] = theirs[int(torch.randint(len(theirs), ()))], kind
+        ids = [piece for pieces, _ in words for piece in pieces]
+        types = [kind for pieces, kind in words for _ in pieces]
+        new = {"input_ids": ids, "token_type_ids": types, "attention_mask": [1] * len(ids)}
+        return {**row, **{name: _within(new[name], self.limit) for name in new if name in row}}
+
+    def words(self, row: dict[str, Any]) -> list[tuple[list[int], int]]:
+        """The pieces of every word, and its token type."""
+        found: list[tuple[list[int], int]] = []
+        for piece, kind in zip(row["input_ids"], row["token_type_ids"]):
+            if piece in self.goes_on and found and found[-1][0][0] not in self.special:
+                found[-1][0].append(piece)
+            else:
+                found.append(([piece], kind))
+        return found
+
+
+def _within(ids: list[int], limit: int) -> list[int]:
+    return [*ids[:limit - 1], ids[-1]] if len(ids) > limit else ids
 
 
 class ExpertTrainer(GlueTrainer):
@@ -56,10 +111,12 @@ class ExpertTrainer(GlueTrainer):
         self.expert = expert.to(self.args.device).eval().requires_grad_(False)
 
     def get_train_dataloader(self):
-        """The Trainer's, with new pairs where they are asked for; evaluation has the task's own."""
+        """The Trainer's, with new pairs and edited words where they are asked for; evaluation has the task's own."""
         plain = self.data_collator
+        if self.params.distill_edits:
+            self.data_collator = EditedWords(plain, self.params.distill_edits, self.params.max_length, self.processing_class)
         if self.params.distill_pairs:
-            self.data_collator = NewPairs(plain, self.params.distill_pairs, self.params.max_length)
+            self.data_collator = NewPairs(self.data_collator, self.params.distill_pairs, self.params.max_length)
         try:
             return super().get_train_dataloader()
         finally:
@@ -101,7 +158,7 @@ def fine_tuned_bert(params: FinetuneParams, data: TaskData, teacher: Teacher, be
 
     It is kept beside `work`, so that students of one seed share it; processes that need the same one wait for it.
     """
-    own = {name: EXTRAS[name] for name in ("distill_epochs", "distill_pairs", "distill_rate", "expert_epochs")}
+    own = {name: EXTRAS[name] for name in ("distill_epochs", "distill_pairs", "distill_edits", "distill_rate", "expert_epochs")}
     plain = params.model_copy(update={**own, "epochs": params.expert_epochs or params.epochs, "student": ""})
     decisive = json.dumps([plain.decisive(), params.task, seed, data.record.fingerprint, teacher.fingerprint])
     folder = work.parent / f"expert-{params.task}-{seed}-{hashlib.sha256(decisive.encode()).hexdigest()[:10]}"

@@ -565,12 +565,61 @@ def test_new_pairs_are_first_texts_with_other_second_ones(params, tmp_path):
     assert finetune(asked)[0].params["distill_pairs"] == 0.5
 
 
+def edited_words(rows, share=1.0, limit=64):
+    return task_distillation.EditedWords(lambda found: found, share, limit, load_teacher("minilm").tokenizer)(rows)
+
+
+def test_edited_words_change_words_and_nothing_else():
+    tokenizer = load_teacher("minilm").tokenizer
+    special = set(tokenizer.all_special_ids)
+    texts = ["the unbelievably loud sailors rode clear of the rocks", "our friends mispronounce every other word", "she danced"]
+    rows = [dict(tokenizer(text)) | {"label": 1} for text in texts] * 8 + [dict(tokenizer(texts[0], texts[1])) | {"label": 0}] * 8
+    known = {word for row in rows for word in tokenizer.decode([i for i in row["input_ids"] if i not in special]).split()}
+    torch.manual_seed(0)
+    found, kinds = edited_words(rows), set()
+    for old, new in zip(rows, found):
+        assert new["label"] == old["label"] and new["attention_mask"] == [1] * len(new["input_ids"]) == [1] * len(new["token_type_ids"])
+        marks = [[(i, kind) for i, kind in zip(row["input_ids"], row["token_type_ids"]) if i in special] for row in (old, new)]
+        assert marks[0] == marks[1] and new["input_ids"][0] == old["input_ids"][0] and new["input_ids"][-1] == old["input_ids"][-1]
+        assert new["token_type_ids"] == sorted(new["token_type_ids"])
+        before, after = (tokenizer.decode([i for i in row["input_ids"] if i not in special]).split() for row in (old, new))
+        assert set(after) <= known and after  # whole words: no piece goes astray
+        assert len(before) - 3 <= len(after) <= len(before)
+        kinds |= {"dropped"} if len(after) < len(before) else {"moved"} if sorted(after) == sorted(before) and after != before else \
+            {"replaced"} if len(after) == len(before) and sorted(after) != sorted(before) else set()
+    assert kinds == {"dropped", "moved", "replaced"}
+    assert found != edited_words(rows)  # drawn anew
+    assert edited_words(rows, share=0.0) == rows
+    share = sum(a != b for a, b in zip(rows * 16, edited_words(rows * 16, share=0.5))) / (16 * len(rows))
+    assert 0.35 < share < 0.55  # some edits undo each other
+    assert all(len(row["input_ids"]) <= 6 and row["input_ids"][-1] == tokenizer.sep_token_id
+               for row in edited_words(rows, limit=6) if row["input_ids"])
+
+
+def test_edited_words_are_trained_on_and_not_evaluated_on(params, tmp_path):
+    asked = params(task="cola", model="fnet", distill_epochs=1, distill_edits=0.5, epochs=1)
+    data, teacher = load_task("cola", "synthetic", 48, 32), load_teacher(asked.teacher)
+    bert, student = (module.build(asked, data, teacher, model, 48)[0] for model in ("bert", "fnet"))
+    trainer = make_trainer(asked, data, teacher, student, 1, tmp_path, partial(task_distillation.PredictionsTrainer, bert))
+
+    def texts(loader) -> list[tuple]:
+        return [tuple(ids[mask.bool()].tolist()) for batch in loader for ids, mask in zip(batch["input_ids"], batch["attention_mask"])]
+
+    known = {tuple(row["input_ids"]) for row in trainer.train_dataset}
+    torch.manual_seed(0)
+    assert 0.2 < sum(text not in known for text in texts(trainer.get_train_dataloader())) / 48 < 0.7
+    assert texts(trainer.get_eval_dataloader()) == [tuple(row["input_ids"]) for row in trainer.eval_dataset]
+    record, = finetune(asked)
+    assert record.params["distill_edits"] == 0.5 and label(record) == "fnet+task+edits"
+
+
 @pytest.mark.parametrize("values, message", [
+    ({"distill_edits": 0.5}, "distill_edits: edited texts have no labels"),
     ({"distill_pairs": 0.5}, "distill_pairs: new pairs have no labels"),
     ({"distill_rate": 1e-4}, "distill_rate: nothing is distilled"), ({"expert_epochs": 2}, "expert_epochs: nothing is distilled"),
     ({"distill_pairs": 0.5, "distill_epochs": 1, "task": "cola"}, "distill_pairs: 'cola' has no pairs"),
     ({"distill_pairs": 1.5, "distill_epochs": 1}, "distill_pairs: 1.5 does not fit")])
-def test_new_pairs_need_a_judge_and_a_task_of_pairs(params, values, message):
+def test_new_examples_need_a_judge_and_new_pairs_a_task_of_pairs(params, values, message):
     with pytest.raises(ParameterError, match=message):
         params(**values)
 

@@ -8,7 +8,7 @@ from factories import efficiency_record, finetune_record, results_of, student_re
 from matplotlib import pyplot as plt
 
 from fnetlib import answer, recovery
-from fnetlib.records import label, solo_seconds
+from fnetlib.records import label, solo_seconds, task_minutes
 from fnetlib.statistics import paired_recovery
 
 
@@ -83,13 +83,42 @@ def test_a_part_of_the_training_examples_is_said(tmp_path):
     assert line.startswith("- **Recovery, QNLI (20,000 examples)**") and line.endswith("after 1 minute.")
 
 
+def distilled(seconds: float, shared: bool = True, seed: int = 1, size: int = 800, model: str = "fnet", **values):
+    """A run of task distillation: `seconds` for the teacher's two epochs, the student's four on states, its eight on predictions."""
+    run = finetune_record("qnli", model, seed, 0.7, minutes=None if model == "bert" else 2, training="tuned",
+                          values={"distill_epochs": 4, "expert_epochs": 2, "epochs": 8, "batch_size": 16, **values})
+    timing = {**run.timing, "task_teacher_s": seconds, "task_states_s": seconds, "wall_s": seconds, "shared": shared}
+    return run.model_copy(update={"timing": timing, "data": run.data.model_copy(update={"sizes": {"train": size}})})
+
+
 def test_task_distillation_is_a_method_of_its_own_and_its_time_counts(tmp_path):
-    plain, task = runs("fnet", 0.6, minutes=2), runs("fnet", 0.7, minutes=2, values={"distill_epochs": 2})
-    task = [r.model_copy(update={"timing": {**r.timing, "task_teacher_s": 60.0, "task_states_s": 30.0}}) for r in task]
-    data = recovery.frame(results_of(tmp_path, [*runs("bert", 0.885), *plain, *task])).set_index(["model", "method"])
-    assert data.loc[("fnet", "distill+task"), "minutes"] == 3.5 and data.loc[("fnet", "distill"), "minutes"] == 2
+    plain, task = runs("fnet", 0.6, minutes=2), [distilled(60.0, seed=seed) for seed in (1, 2, 3)]
+    itself = [distilled(60.0, seed=seed, model="bert") for seed in (1, 2, 3)]
+    results = results_of(tmp_path, [*runs("bert", 0.885), *plain, *task, *itself])
+    data = recovery.frame(results).set_index(["model", "method"])
+    assert data.loc[("fnet", "distill+task"), "minutes"] == 2 + 3 and data.loc[("fnet", "distill"), "minutes"] == 2
     assert {label(r) for r in task} == {"fnet@2min+task"} and {label(r) for r in plain} == {"fnet@2min"}
     assert data.loc[("fnet", "distill+task"), "pairs"] == data.loc[("fnet", "distill"), "pairs"] == 3
+    assert data.loc[("bert", ""), "recovery"] == 1 and data.loc[("bert", "task"), "recovery"] < 1  # what judges is not the ceiling
+    assert {"fnet@2min", "fnet@5min+task"} <= set(recovery.entries(results)["qnli"])
+
+
+def test_minutes_of_task_distillation_follow_the_pace_alone_on_the_device():
+    """A short run alone, a twentieth of the examples and half of the epochs, gives the long one's seconds by part."""
+    shared = distilled(600.0)
+    alone = distilled(3.0, shared=False, size=40, epochs=4, distill_epochs=2, expert_epochs=1)
+    assert task_minutes(shared, [shared]) == 30  # nothing of its kind ran alone: its own, an upper bound
+    assert task_minutes(shared, [shared, alone]) == pytest.approx(3 * 3.0 * 20 * 2 / 60)
+    for other in ({"batch_size": 32}, {"distill_edits": 0.5}, {"precision": "bf16"}):
+        assert task_minutes(shared, [shared, distilled(3.0, shared=False, size=40, **other)]) == 30
+    assert task_minutes(finetune_record("qnli", "fnet", 1, 0.7), [alone]) == 0
+
+
+def test_masked_lm_and_distillation_of_the_same_minutes_have_entries_of_their_own(tmp_path):
+    by = [r.model_copy(update={"adapted": r.adapted.model_copy(update={"method": "mlm"})})
+          for r in runs("fnet", 0.7, minutes=2, student="adapt-y")]
+    found = recovery.entries(results_of(tmp_path, [*runs("bert", 0.885), *runs("fnet", 0.6, minutes=2), *by]))["qnli"]
+    assert found["fnet@2min+mlm"]["mean"] > found["fnet@2min"]["mean"]
 
 
 def test_minutes_follow_the_adaptations_record_as_it_is_now(tmp_path):

@@ -128,8 +128,8 @@ class Preset(Params):
         own.pop("solo", None)
         if "teacher" in own:
             own["teacher"] = self._teacher(own["teacher"])
-        if "students" in own:  # each is one model of the sweep
-            names, adaptations = own.pop("students"), self.adaptations()
+        if names := own.pop("students", []):  # each is one model of the sweep
+            adaptations = self.adaptations()
             own["student"] = ",".join(self.student_folder(name) for name in names)
             models = [adaptations[name]["model"] for name in names]
         return {**self.inputs(), "task": task, "model": ",".join(models),
