@@ -85,6 +85,10 @@ class Preset(Params):
                 if unknown := [name for name in own.get("students", []) if name not in self.adaptations()]:
                     raise ValueError(f"sweeps: {sweep}/{task}: student {unknown[0]!r} is not one of: "
                                      f"{', '.join(self.adaptations()) or 'none'}")
+                models = [self.adaptations()[name]["model"] for name in own.get("students", [])]
+                if twice := [name for name, model in zip(own.get("students", []), models) if models.count(model) > 1]:
+                    raise ValueError(f"sweeps: {sweep}/{task}: students {' and '.join(twice)} are one model; give each a sweep of its own, with "
+                                     "the same `training`")
         return self
 
     @property
