@@ -136,6 +136,8 @@ def test_a_list_of_values_is_a_student_each():
     assert cells[0].options == {"student": "results/x/students/long"} and len(cells) == 4
     with pytest.raises(ParameterError, match="adapted/rte: student 'longer' is not one of: short-fnet-0.001"):
         Preset.parse({**values, "sweeps": {"adapted": {"rte": {**sweep, "students": ["longer"]}}}})
+    with pytest.raises(ParameterError, match="students short-hybrid-2-0.001 and short-hybrid-2-0.0001 are one model"):
+        Preset.parse({**values, "sweeps": {"adapted": {"rte": {**sweep, "students": ["short-hybrid-2-0.001", "long", "short-hybrid-2-0.0001"]}}}})
     with pytest.raises(ParameterError, match="shortest: 3 is not 0"):
         Preset.parse({**values, "students": {"bad": {"adapt": "mlm", "shortest": 3}}})
 
