@@ -18,7 +18,7 @@ LENGTHS = (512, 8192)
 
 def lines(results: Results) -> list[str]:
     """One line a way: share of BERT's lead over chance by task (paired by seed), then training speed against BERT."""
-    data = recovery.main(results)
+    data, others = recovery.main(results), recovery.others(results)
     speed = tables_glance.speeds(results, set(WAYS))
     found = []
     for model, words in WAYS.items():
@@ -28,9 +28,11 @@ def lines(results: Results) -> list[str]:
         minutes = min(part["minutes"][part["minutes"].gt(0)], default=0.0)
         shares = [f"{number(100 * r.recovery, 0)}% on {recovery.title_of(r)} (n={r.pairs})" for r in part[part["minutes"] == minutes].itertuples()]
         fast = [f"{speed[model, n].split()[0]} times as fast as BERT at {n:,} tokens" for n in LENGTHS if (model, n) in speed]
+        more = [f"{number(100 * r.recovery, 0)}% on {recovery.title_of(r)} (n={r.pairs}, {r.minutes:g} minutes) if the task is distilled too"
+                for r in others[(others["model"] == model) & (others["pairs"] >= recovery.FEWEST_PAIRS)].itertuples() if "+task" in r.method]
         after = f", {minutes:g} minute{'s' * (minutes != 1)} of distillation" if minutes else ""
         found.append(f"- **{words}** (`{model}`{after}) keeps {', '.join(shares)} of BERT's lead over chance"
-                     + (f", and trains {', '.join(fast)}" if fast else "") + ".")
+                     + "".join(f", {part}" for part in more) + (f", and trains {', '.join(fast)}" if fast else "") + ".")
     return found
 
 

@@ -19,6 +19,7 @@ from .results import GROUP, Results, chance, footnotes, metric_title, model_key,
 from .statistics import paired_recovery, summarise
 from .tables import NONE, Table, heading, mean_sd, number
 
+FEWEST_PAIRS = 3  # seeds without which a share is no result
 COLUMNS = [*GROUP, "task", "model", "minutes", "method", "metric", "mean", "sd", "n", "recovery", "low", "high", "pairs",
            "chance", "note", "examples"]
 
@@ -42,7 +43,7 @@ def frame(results: Results) -> pd.DataFrame:
         for (model, minutes, method), part in group.groupby(["model", "minutes", "method"], sort=False):
             score = summarise(part["last"])
             share = paired_recovery(part.drop_duplicates("seed").set_index("seed")["last"], bert, floor)
-            minutes = round(minutes + part["task_minutes"].mean(), 2)
+            minutes = round(minutes + part["task_minutes"].mean(), 1 if part["task_minutes"].any() else 2)
             rows.append([*key, model, minutes, method, next(iter(part["metric"].dropna()), None), score.mean, score.sd, score.n,
                          share.mean, share.low, share.high, share.n, floor, "; ".join(sorted(set(filter(None, part["note"])))),
                          max(r.params.get("train_size", 0) for r in part.record)])
@@ -154,8 +155,16 @@ def main(results: Results) -> pd.DataFrame:
                  and r.model != "bert")
 
 
+def others(results: Results) -> pd.DataFrame:
+    """The rows of `frame` beside those of `main`, of the same recipe and teacher: other objectives, a task distilled, without BERT."""
+    data = frame(results)
+    chosen = _most_adapted(data)
+    return where(data, lambda r: (r.training, r.teacher) == chosen and pd.notna(r.recovery) and r.method not in ("", "distill")
+                 and r.model != "bert")
+
+
 def main_sentences(results: Results) -> list[str]:
-    """One sentence a task of `main`: shares by minutes, students side by side."""
+    """One sentence a task of `main`: shares by minutes, students side by side; and one of `others`."""
     lines = []
     for task, group in main(results).groupby("task", sort=False):
         known = group.groupby("model", sort=False).filter(lambda part: part["minutes"].gt(0).any())
@@ -166,6 +175,9 @@ def main_sentences(results: Results) -> list[str]:
         lines += [f"- **Recovery, {title_of(group.iloc[0])}** (recipe `{group['training'].iloc[0]}`, teacher `{group['teacher'].iloc[0]}`, "
                   f"n={pairs.min()}{f' to {pairs.max()}' * bool(pairs.min() < pairs.max())} pairs): share of BERT's lead over chance {after} minutes "
                   f"of distillation: {'; '.join(parts)}."] * bool(parts)
+    for task, group in others(results).groupby("task", sort=False):
+        parts = [f"`{model}` " + ", ".join(_in_words(r) for r in part.itertuples()) for model, part in group.groupby("model", sort=False)]
+        lines.append(f"- **Recovery, {title_of(group.iloc[0])}, by other ways** (the same recipe and teacher): {'; '.join(parts)}.")
     return lines
 
 
@@ -194,16 +206,16 @@ def _in_words(row: Any) -> str:
 
 
 def entries(results: Results) -> dict[str, dict[str, dict[str, Any]]]:
-    """The summary's figures: task -> `model@<minutes>min` -> {mean, sd, n, recovery, low, high, pairs, recipe, teacher}, of the recipe
-    and teacher with most adapted students beside a BERT, fine-tuned on all examples; recovery paired by seed, as in the table."""
+    """The summary's figures: task -> `model@<minutes>min` -> {mean, sd, n, recovery, low, high, pairs, minutes, recipe, teacher}, of the
+    recipe and teacher with most adapted students beside a BERT, fine-tuned on all examples; recovery paired by seed, as in the table."""
     data, found = frame(results), {}
     data = data[data["recovery"].notna() & data["minutes"].gt(0) & data["examples"].eq(0)]
     for task, part in data.groupby("task", sort=False):  # a task may be missing in the recipe that is chosen for another
         training, teacher = _most_adapted(part)
         for r in part[(part["training"] == training) & (part["teacher"] == teacher)].itertuples():
-            more = "".join(f"+{name}" for name in r.method.split("+") if name in TASK_DISTILLED or name == "mlm" and r.model != "bert")
+            more = "".join(f"+{part}" for part in r.method.split("+") if part in TASK_DISTILLED or "[" in part or part == "mlm" and r.model != "bert")
             found.setdefault(task, {})[f"{r.model}@{r.minutes:g}min{more}"] = {
                 **{name: round(float(value), 6) if pd.notna(value) else None for name, value in
                    (("mean", r.mean), ("sd", r.sd), ("recovery", r.recovery), ("low", r.low), ("high", r.high))},
-                "n": int(r.n), "pairs": int(r.pairs), "recipe": training, "teacher": teacher}
+                "n": int(r.n), "pairs": int(r.pairs), "minutes": float(r.minutes), "recipe": training, "teacher": teacher}
     return found

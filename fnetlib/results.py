@@ -171,20 +171,36 @@ def load(preset: str, results: str | Path = "auto") -> Results:
                                         for r, old in zip(finetune.itertuples(), earlier)])
     students = {record.adapted.run_id for record in finetune.record if record.adapted}
     minutes = {record.run_id: solo_minutes(record, adapt) for record in adapt if record.run_id in students}
-    runs = [with_minutes(record, minutes) for record in finetune.record]
+    own = differences([record for record in adapt if record.run_id in students], minutes)
+    runs = [with_minutes(record, minutes, own) for record in finetune.record]
     finetune = finetune.assign(record=runs, minutes=[r.adapted.minutes if r.adapted else 0.0 for r in runs])
     runs = _ordered(finetune.assign(label=labels(runs, finetune.teacher), note=[data_note(record) for record in runs]))
     tag = data_tag([*runs.record, *transfer])
     return Results(folder, preset, wanted, runs, efficiency, tag, transfer, adapt, earlier=sum(earlier))
 
 
-def with_minutes(record: Record, minutes: dict[str, float]) -> Record:
+def with_minutes(record: Record, minutes: dict[str, float], own: dict[str, str]) -> Record:
     """A fine-tuning run with the minutes of its student's adaptation (run_id -> minutes) by what is known today: the pace alone on
-    the device may have been measured since."""
+    the device may have been measured since. own: run_id -> what is added to its method, see `differences`."""
     if record.adapted is None or record.adapted.run_id not in minutes:
         return record
-    known = {"minutes": minutes[record.adapted.run_id]}
+    run_id = record.adapted.run_id
+    known = {"minutes": minutes[run_id], "method": record.adapted.method + own.get(run_id, "")}
     return record.model_copy(update={"adapted": record.adapted.model_copy(update=known)})
+
+
+def differences(students: list[Record], minutes: dict[str, float]) -> dict[str, str]:
+    """run_id -> ` [learning_rate=0.0001]` for adaptations that differ in more than the seed from an earlier one of the same teacher, model,
+    objective and minutes: they are other students. The first one keeps the plain name."""
+    first: dict[tuple, Record] = {}
+    found = {}
+    for record in sorted(students, key=lambda record: record.ended):
+        both = bool(record.params.get("logits_weight"))
+        before = first.setdefault((record.teacher.fingerprint, record.model, record.params["adapt"], both, minutes[record.run_id]), record)
+        changed = {name: value for name, value in record.params.items() if value != before.params.get(name) and name not in ("minutes", "pace", "steps")}
+        if changed:
+            found[record.run_id] = f" [{', '.join(f'{name}={value}' for name, value in changed.items())}]"
+    return found
 
 
 def data_note(record: Record) -> str:

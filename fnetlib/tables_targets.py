@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from .presets import Target
+from .recovery import FEWEST_PAIRS
 from .results import Results, tagged
 from .summary import figures
 from .tables import NONE, Table, number
@@ -21,15 +22,25 @@ def look_up(found: dict[str, Any], at: str) -> Any:
     return found
 
 
+def best_within(found: dict[str, Any], at: str, minutes: float) -> str:
+    """Of `quality/qnli/fnet/recovery` the path to the best adapted `fnet` with at most these minutes and enough pairs; `at` if there is none."""
+    *parents, model, figure = at.split("/")
+    entries = {name: entry for name, entry in (look_up(found, "/".join(parents)) or {}).items() if name.startswith(f"{model}@")
+               and entry["minutes"] <= minutes and entry["pairs"] >= FEWEST_PAIRS and entry[figure] is not None}
+    best = max(entries, key=lambda name: entries[name][figure], default=model)
+    return "/".join([*parents, best, figure])
+
+
 def frame(results: Results) -> pd.DataFrame:
     """One row a target; `low`, `high`: the interval that stands beside the figure, `at_least`: it is a lower bound, `limit`: what no
     model can pass; `met`: None where nothing was measured."""
     found, rows = figures(results), []
     for target in results.preset.targets:
-        parent, _, name = target.at.rpartition("/")
-        value, beside = look_up(found, target.at), look_up(found, parent) or {}
+        at = target.at if target.within is None else best_within(found, target.at, target.within)
+        parent, _, name = at.rpartition("/")
+        value, beside = None if target.within and at == target.at else look_up(found, at), look_up(found, parent) or {}
         met = None if value is None else (target.least is None or value >= target.least) and (target.most is None or value <= target.most)
-        rows.append([target.what, target.at, target.least, target.most, value, beside.get("low"), beside.get("high"),
+        rows.append([target.what, at, target.least, target.most, value, beside.get("low"), beside.get("high"),
                      bool(look_up(found, f"{parent}_is_lower_bound/{name}")), look_up(found, target.limit), met])
     return pd.DataFrame(rows, columns=COLUMNS)
 
@@ -40,7 +51,8 @@ def table(results: Results) -> Table:
     rows = [{"Target": target.what, "Aim": _aim(target), "Measured": _measured(r), "The bound's": number(r.limit, 2),
              "": "not measured" if r.met is None else "met" if r.met else "**missed**"}
             for target, r in zip(results.preset.targets, data.itertuples())]
-    notes = ["The aims were set before the runs; those of `+taylor`, a later addition, are its plain models'. Figures are those of `summary.json`, brackets their 95% intervals. *The bound*: the "
+    notes = ["The aims were set before the runs; those of `+taylor`, a later addition, are its plain models'. Figures are those of `summary.json`, brackets their 95% intervals; within so many minutes the best of "
+             f"what was tried, at {FEWEST_PAIRS} seeds or more. *The bound*: the "
              "same model with no mixing at all; no mixer can pass it."]
     if not rows:
         notes = ["This preset sets no targets."]
@@ -54,4 +66,5 @@ def _aim(target: Target) -> str:
 def _measured(row: Any) -> str:
     if pd.isna(row.value):
         return NONE
-    return "at least " * row.at_least + number(row.value, 3) + ("" if pd.isna(row.low) else f" [{number(row.low, 2)}, {number(row.high, 2)}]")
+    by = next((f" (`{name}`)" for name in row.at.split("/") if "@" in name), "")
+    return "at least " * row.at_least + number(row.value, 3) + ("" if pd.isna(row.low) else f" [{number(row.low, 2)}, {number(row.high, 2)}]") + by

@@ -150,6 +150,30 @@ def test_a_pace_that_was_reckoned_too_high_does_not_shorten_the_minutes(tmp_path
     assert minutes == [1.0, 2.0]
 
 
+def test_students_of_the_same_minutes_that_differ_in_a_rate_are_told_apart(tmp_path):
+    """The first keeps its name; the other's runs would else count as more seeds of it."""
+    first = student_record("hybrid-2", 120, [7.0, 5.0], learning_rate=1e-3).model_copy(update={"ended": "2026-01-01T00:00:00+00:00"})
+    second = student_record("hybrid-2", 120, [7.0, 5.0], learning_rate=1e-4).model_copy(update={"ended": "2026-01-02T00:00:00+00:00"})
+    tuned = [finetune_record("qnli", "hybrid-2", seed, score, minutes=2, student=student.run_id, training="tuned")
+             for student, score in ((first, 0.7), (second, 0.8)) for seed in (1, 2, 3)]
+    results = results_of(tmp_path, [*runs("bert", 0.885), *tuned, first, second])
+    data = recovery.frame(results)
+    data = data[data["model"] == "hybrid-2"].set_index("method")
+    assert data["n"].to_dict() == {"distill": 3, "distill [learning_rate=0.0001]": 3}
+    assert data.loc["distill [learning_rate=0.0001]", "mean"] == pytest.approx(0.8)
+    assert len(set(results.finetune["label"])) == 3 and any("learning_rate=0.0001" in label for label in results.finetune["label"])
+    found = recovery.entries(results)["qnli"]
+    assert {name for name in found if name.startswith("hybrid-2")} == {"hybrid-2@1min", "hybrid-2@1min+distill [learning_rate=0.0001]"}
+
+
+def test_other_ways_have_a_sentence_of_their_own(tmp_path):
+    results = results_of(tmp_path, [*runs("bert", 0.885), *runs("fnet", 0.6, minutes=2), *(distilled(60.0, seed=seed) for seed in (1, 2, 3))])
+    first, second = recovery.main_sentences(results)
+    assert "by other ways" not in first and second.startswith("- **Recovery, QNLI, by other ways** (the same recipe and teacher): `fnet` ")
+    assert second.endswith("(n=3) after 5 minutes of distill+task.")
+    assert "(n=3, 5 minutes) if the task is distilled too" in answer.lines(results)[0]
+
+
 def test_the_figure_leaves_out_what_has_no_ceiling(tmp_path):
     """Screens of objectives have no BERT of their own; alone they are shown all the same."""
     screens = [finetune_record("cola", "hybrid-2", 1, 0.2, minutes=1, training="screen_mlm"),

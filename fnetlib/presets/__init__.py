@@ -45,6 +45,8 @@ class Target(Params):
 
     what: str
     at: str = Field(description="where the figure is, e.g. quality/qnli/fnet@2min/recovery")
+    within: float | None = Field(None, description="minutes of adaptation: the best of `at`'s model, e.g. quality/qnli/fnet/recovery, with at most "
+                                                   "so many")
     least: float | None = None
     most: float | None = None
     limit: str = Field("", description="where a figure is that nothing can pass; empty: there is none")
