@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from .plots import _empty, _finish, _panels, colour
 from .records import TASK_DISTILLED, Record, task_distilled, task_minutes
@@ -20,7 +21,7 @@ from .statistics import paired_recovery, summarise
 from .tables import NONE, Table, heading, mean_sd, number
 
 FEWEST_PAIRS = 3  # seeds without which a share is no result
-COLUMNS = [*GROUP, "task", "model", "minutes", "method", "metric", "mean", "sd", "n", "recovery", "low", "high", "pairs",
+COLUMNS = [*GROUP, "task", "model", "minutes", "before", "method", "metric", "mean", "sd", "n", "recovery", "low", "high", "pairs",
            "chance", "note", "examples"]
 
 
@@ -29,7 +30,7 @@ def frame(results: Results) -> pd.DataFrame:
     """One row a (training, teacher, task, model, minutes, method), where some student of the group is adapted.
 
     `recovery`: mean lead over chance as a share of BERT's, at the seeds that both have (`pairs`), `low` and `high` its
-    bootstrap interval over seeds; None without a BERT that beats chance. `examples`: training examples, 0 where all were used.
+    bootstrap interval over seeds; None without a BERT that beats chance. `before`: minutes before its task was distilled. `examples`: training examples, 0 where all were used.
     """
     runs = results.primary
     runs = runs.assign(method=[_method(r) for r in runs.record],
@@ -43,8 +44,8 @@ def frame(results: Results) -> pd.DataFrame:
         for (model, minutes, method), part in group.groupby(["model", "minutes", "method"], sort=False):
             score = summarise(part["last"])
             share = paired_recovery(part.drop_duplicates("seed").set_index("seed")["last"], bert, floor)
-            minutes = round(minutes + part["task_minutes"].mean(), 1 if part["task_minutes"].any() else 2)
-            rows.append([*key, model, minutes, method, next(iter(part["metric"].dropna()), None), score.mean, score.sd, score.n,
+            spent = round(minutes + part["task_minutes"].mean(), 1 if part["task_minutes"].any() else 2)
+            rows.append([*key, model, spent, minutes, method, next(iter(part["metric"].dropna()), None), score.mean, score.sd, score.n,
                          share.mean, share.low, share.high, share.n, floor, "; ".join(sorted(set(filter(None, part["note"])))),
                          max(r.params.get("train_size", 0) for r in part.record)])
     data = pd.DataFrame(rows, columns=COLUMNS)
@@ -114,17 +115,21 @@ def figure(results: Results) -> Figure:
     for axis, ((training, teacher, _), group) in zip(axes, groups):
         for model, part in group.groupby("model", sort=False):
             for method in sorted(set(part["method"]) - {""}) or [""]:
-                _line(axis, part[part["method"].isin(["", method])].sort_values("minutes"), model, method, share)
+                own = part[part["method"] == method]
+                start = part[part["method"].eq(method.split("+task")[0]) & part["minutes"].isin(own["before"])] if "+task" in method else part[part["method"] == ""]
+                _line(axis, pd.concat([start, own[~own.index.isin(start.index)]]).sort_values("minutes"), model, method, share)
         axis.axhline(1 if share else group["chance"].dropna().max(), color="#000000" if share else "#777777", lw=1,
                      ls=":" if share else "--", zorder=0)
         axis.set_title(f"{title_of(group.iloc[0])}\n{training}, {str(teacher).split('/')[-1]}", fontsize=9)
         axis.set(xlabel="minutes alone on the GPU", ylabel="recovery" if share else metric_title(group["metric"]))
         axis.margins(x=0.08)
-        axis.set_xticks(sorted(set(group["minutes"].round(1))))
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     methods = " ".join(method for _, group in groups for method in group["method"])
     marks = [plt.Line2D([], [], color="#555555", marker=marker, ls=dashes, ms=5, label=label) for marker, dashes, word, label in (
         ("o", "-", "distill", "distilled"), ("s", "-", "mlm", "masked-LM"), ("^", "--", "+task", "and its task distilled")) if word in methods]
     line = plt.Line2D([], [], color="#000000" if share else "#777777", lw=1, ls=":" if share else "--", label="BERT" if share else "chance")
+    if share and data["pairs"].lt(FEWEST_PAIRS).any():
+        marks.append(plt.Line2D([], [], color="#555555", marker="o", ls="", ms=5, markerfacecolor="white", label=f"fewer than {FEWEST_PAIRS} seeds"))
     return _finish(made, title, [model for _, group in groups for model in group["model"]], handles=[*marks, line])
 
 
@@ -135,8 +140,11 @@ def _line(axis: Any, line: pd.DataFrame, model: str, method: str, share: bool) -
     else:
         bounds = line["sd"].astype(float).fillna(0)
     task = "+task" in method
-    axis.errorbar(line["minutes"], middle, yerr=bounds, marker="^" if task else "s" if method.startswith("mlm") else "o", ms=5, lw=1.4,
-                  ls="--" if task else "-", capsize=2, color=colour(model))
+    axis.errorbar(line["minutes"], middle, yerr=bounds, lw=1.4, ls="--" if task else "-", capsize=2, color=colour(model))
+    for r, y in zip(line.itertuples(), middle):
+        marker = "^" if "+task" in r.method else "s" if r.method.startswith("mlm") else "o"
+        few = share and r.pairs < FEWEST_PAIRS
+        axis.plot(r.minutes, y, marker=marker, ms=5, color=colour(model), markerfacecolor="white" if few else colour(model))
 
 
 def _most_adapted(data: pd.DataFrame) -> tuple[str, str] | None:

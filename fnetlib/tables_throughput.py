@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from .records import Record, label
+from .records import Record, label, task_distilled
 from .results import SOLO, Results, data_note, footnotes, model_key, tagged, task_title
 from .tables import NONE, Table, number
 
@@ -28,9 +28,9 @@ def way(record: Record) -> str:
 
 
 def frame(results: Results) -> pd.DataFrame:
-    """One row a run of recipe `solo`: warm training steps a second, and those over BERT's of the same way and seed."""
+    """One row a run of recipe `solo` that learns from labels: warm training steps a second, and those over BERT's of the same way and seed."""
     runs = [r for r in results.finetune[results.finetune["training"] == SOLO]["record"]
-            if r.timing and not r.timing["shared"] and r.timing.get("steady_steps_per_s")]
+            if r.timing and not r.timing["shared"] and r.timing.get("steady_steps_per_s") and not task_distilled(r)]
     rows = [[r.env["device_name"], r.teacher.name, r.task, data_note(r), way(r), label(r), r.seed,
              r.timing["steady_steps_per_s"], r.timing["steady_steps_per_s"] * r.params["batch_size"] * r.params.get("accumulate", 1),
              r.timing.get("steps"), r.timing.get("wall_s")] for r in runs]
