@@ -7,6 +7,7 @@ An arm is a way to start and to train: `from scratch` (`-p groups none`), `trans
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -101,7 +102,7 @@ def _common_gpu(runs: list[Record], records: list[Record]) -> str | None:
 def _pace(record: Record, gpu: str | None, records: list[Record]) -> float | None:
     """Seconds a step alone on `gpu`, wherever the run itself was."""
     if record.env.get("device_name") != gpu:  # its own time says nothing then
-        record = record.model_copy(update={"env": {**record.env, "device_name": gpu}, "timing": {**record.timing, "shared": True}})
+        record = record.model_copy(update={"env": {**record.env, "device_name": gpu}, "timing": {**record.timing, "shared": True, "train_seconds": math.inf}})
     seconds = solo_seconds(record, records)
     return seconds and seconds / record.timing["steps"]
 

@@ -163,7 +163,7 @@ def test_a_budget_has_one_teacher_and_no_mean_over_them(tmp_path):
 
 def test_seconds_are_of_one_gpu(tmp_path):
     """The from-scratch run's own GPU has no pace alone: both are told by that of the other."""
-    away = line(end=5.0, groups="none", timing={"shared": True})
+    away = line(end=5.0, groups="none", timing={"shared": True, "train_seconds": 1.0})
     results = results_of(tmp_path, [away.model_copy(update={"env": {**away.env, "device_name": "another GPU"}}), line(end=3.0, start=7.0)])
     assert set(xatl_runs.students(results)["gpu"]) == {"test CPU"} and set(xatl_runs.students(results)["s_per_step"]) == {0.5}
     assert xatl_runs.speedups(results)["seconds_speedup"].tolist() == [pytest.approx(2.0)]
