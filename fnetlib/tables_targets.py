@@ -51,8 +51,8 @@ def table(results: Results) -> Table:
     rows = [{"Target": target.what, "Aim": _aim(target), "Measured": _measured(r), "The bound's": number(r.limit, 2),
              "": "not measured" if r.met is None else "met" if r.met else "**missed**"}
             for target, r in zip(results.preset.targets, data.itertuples())]
-    notes = ["The aims were set before the runs; those of `+taylor`, a later addition, are its plain models'. Figures are those of `summary.json`, brackets their 95% intervals; within so many minutes the best of "
-             f"what was tried, at {FEWEST_PAIRS} seeds or more. *The bound*: the "
+    notes = ["The aims are those of the study's plan; those of `+taylor`, a later addition, are its plain models'. Figures are those of `summary.json`, brackets their 95% intervals; within so many minutes the best of "
+             f"what was tried, at {FEWEST_PAIRS} seeds or more, which the same scores choose. *The bound*: the "
              "same model with no mixing at all; no mixer can pass it."]
     if not rows:
         notes = ["This preset sets no targets."]

@@ -210,4 +210,4 @@ def entries(results: Results) -> dict[str, Any]:
 
 
 def _round(value: float) -> float | None:
-    return None if pd.isna(value) else round(float(value), 4)
+    return None if pd.isna(value) else round(float(value), 6)  # targets compare it
