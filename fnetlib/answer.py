@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import recovery, tables_glance
-from .results import Results, footnotes
+from .results import Results, footnotes, where
 from .tables import number
 
 WAYS = {  # in the order of the story
@@ -28,8 +28,9 @@ def lines(results: Results) -> list[str]:
         minutes = min(part["minutes"][part["minutes"].gt(0)], default=0.0)
         shares = [f"{number(100 * r.recovery, 0)}% on {recovery.title_of(r)} (n={r.pairs})" for r in part[part["minutes"] == minutes].itertuples()]
         fast = [f"{speed[model, n].split()[0]} times as fast as BERT at {n:,} tokens" for n in LENGTHS if (model, n) in speed]
+        tasks = where(others, lambda r: r.model == model and r.pairs >= recovery.FEWEST_PAIRS and "+task" in r.method)
         more = [f"{number(100 * r.recovery, 0)}% on {recovery.title_of(r)} (n={r.pairs}, {r.minutes:g} minutes) if the task is distilled too"
-                for r in others[(others["model"] == model) & (others["pairs"] >= recovery.FEWEST_PAIRS)].itertuples() if "+task" in r.method]
+                for r in tasks.sort_values("recovery").drop_duplicates("task", keep="last").itertuples()]
         after = f", {minutes:g} minute{'s' * (minutes != 1)} of distillation" if minutes else ""
         found.append(f"- **{words}** (`{model}`{after}) keeps {', '.join(shares)} of BERT's lead over chance"
                      + "".join(f", {part}" for part in more) + (f", and trains {', '.join(fast)}" if fast else "") + ".")

@@ -255,9 +255,10 @@ def choose(tried: list[Record]) -> Record | None:
 
 def label(record: Record) -> str:
     """The name a model has in tables: the recipe, with its adaptation budget if it had one (`fnet@2min`), and what was distilled
-    for its task beyond that (`fnet@2min+task`, `+pairs` and `+edits` with examples that nobody labelled)."""
+    for its task beyond that, and in what it differs from another student of the same minutes (`fnet@2min+task`, `+pairs` and `+edits` with examples that nobody labelled)."""
     budget = f"@{record.adapted.minutes:g}min" if record.adapted else ""
-    return f"{record.model}{budget}{''.join(f'+{part}' for part in task_distilled(record))}"
+    _, mark, own = record.adapted.method.partition(" [") if record.adapted else ("", "", "")
+    return f"{record.model}{budget}{''.join(f'+{part}' for part in task_distilled(record))}{mark}{own}"
 
 
 def task_distilled(record: Record) -> list[str]:
@@ -267,27 +268,29 @@ def task_distilled(record: Record) -> list[str]:
 
 def task_minutes(record: Record, others: Iterable[Record]) -> float:
     """Minutes of task distillation, all of it: the teacher's fine-tuning, then the student's epochs on its states and on its
-    predictions. 0 where nothing was distilled. By the fastest pace that was seen of its kind; where no run of its kind was alone
-    on the device, its own, an upper bound."""
+    predictions. 0 where nothing was distilled. By the fastest pace that was seen of its kind; where no run of its kind was
+    alone on the device, its own: an upper bound, or what is known of it if it was resumed."""
     if not task_distilled(record) or not record.timing or record.data is None:
         return 0.0
 
     def kind(r: Record) -> list[Any]:
-        return [r.model, r.env.get("device_name"), *(r.params.get(name) for name in TASK_PACE), task_distilled(r)]
+        return [r.task, r.model, r.env.get("device_name"), *(r.params.get(name) for name in TASK_PACE), task_distilled(r)]
 
-    def parts(r: Record) -> list[tuple[float, float]]:  # (seconds, epochs)
-        epochs = r.params["epochs"]
-        return [(r.timing["task_teacher_s"], r.params.get("expert_epochs") or epochs),
-                (r.timing["task_states_s"], r.params["distill_epochs"]), (r.timing["wall_s"], epochs)]
+    def parts(r: Record) -> list[tuple[float, float]]:  # (seconds, examples seen)
+        epochs, size = r.params["epochs"], r.data.sizes["train"]
+        return [(r.timing.get("task_teacher_s") or 0, (r.params.get("expert_epochs") or epochs) * size),
+                (r.timing.get("task_states_s") or 0, r.params["distill_epochs"] * size), (r.timing.get("wall_s") or 0, epochs * size)]
 
-    def examples(r: Record) -> int:
-        return r.data.sizes["train"]
-
-    same = [r for r in others if r.task == record.task and kind(r) == kind(record) and "task_states_s" in (r.timing or {})]
+    same = [r for r in others if _task_timed(r) and kind(r) == kind(record)]
     if all(r.timing["shared"] for r in same):
         return sum(seconds for seconds, _ in parts(record)) / 60
-    paces = [[seconds / epochs / examples(r) for seconds, epochs in parts(r)] for r in (record, *same)]
-    return sum(min(pace) * epochs * examples(record) for pace, (_, epochs) in zip(zip(*paces), parts(record))) / 60
+    known = [parts(r) for r in ([record] if _task_timed(record) else []) + same]
+    return sum(min(seconds / seen for seconds, seen in part) * wanted for part, (_, wanted) in zip(zip(*known), parts(record))) / 60
+
+
+def _task_timed(record: Record) -> bool:
+    timing = record.timing or {}
+    return record.data is not None and not timing.get("resumed") and all(timing.get(part) for part in ("task_teacher_s", "task_states_s", "wall_s"))
 
 
 def last_errors(history: list[dict[str, Any]]) -> list[float]:
@@ -296,7 +299,7 @@ def last_errors(history: list[dict[str, Any]]) -> list[float]:
 
 
 TASK_DISTILLED = {"task": "distill_epochs", "pairs": "distill_pairs", "edits": "distill_edits"}
-TASK_PACE = ("batch_size", "precision", "compile", "pad_to", "group_by_length", "max_length")  # what its pace depends on
+TASK_PACE = ("batch_size", "accumulate", "precision", "compile", "pad_to", "group_by_length", "max_length")  # what its pace depends on
 PACE = ("adapt", "batch_size", "length", "shortest", "precision", "compile", "logits_weight")  # what the pace depends on
 
 

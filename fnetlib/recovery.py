@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from .plots import _empty, _finish, _panels, colour
-from .records import TASK_DISTILLED, Record, task_distilled, task_minutes
-from .results import GROUP, Results, chance, footnotes, metric_title, model_key, once, tagged, task_title, where
+from .records import Record, label, task_distilled, task_minutes
+from .results import GROUP, Results, chance, footnotes, labels, metric_title, model_key, once, tagged, task_title, where
 from .statistics import paired_recovery, summarise
 from .tables import NONE, Table, heading, mean_sd, number
 
@@ -41,12 +41,13 @@ def frame(results: Results) -> pd.DataFrame:
             continue
         floor = chance(group)
         bert = group[(group["model"] == "bert") & (group["minutes"] == 0) & (group["method"] == "")].set_index("seed")["last"]
-        for (model, minutes, method), part in group.groupby(["model", "minutes", "method"], sort=False):
+        for (model, minutes, method, own), part in group.groupby(["model", "minutes", "method", _own_settings(group)], sort=False):
             score = summarise(part["last"])
             share = paired_recovery(part.drop_duplicates("seed").set_index("seed")["last"], bert, floor)
-            spent = round(minutes + part["task_minutes"].mean(), 1 if part["task_minutes"].any() else 2)
-            rows.append([*key, model, spent, minutes, method, next(iter(part["metric"].dropna()), None), score.mean, score.sd, score.n,
-                         share.mean, share.low, share.high, share.n, floor, "; ".join(sorted(set(filter(None, part["note"])))),
+            task = part["task_minutes"][part["last"].notna()].mean()  # a run that failed has no time
+            spent = round(minutes + task, 1) if task > 0 else minutes
+            rows.append([*key, model, spent, minutes, method + own, next(iter(part["metric"].dropna()), None), score.mean, score.sd,
+                         score.n, share.mean, share.low, share.high, share.n, floor, "; ".join(sorted(set(filter(None, part["note"])))),
                          max(r.params.get("train_size", 0) for r in part.record)])
     data = pd.DataFrame(rows, columns=COLUMNS)
     order = sorted(data.index, key=lambda i: (model_key(data["model"][i]), data["minutes"][i], data["method"][i]))
@@ -55,9 +56,22 @@ def frame(results: Results) -> pd.DataFrame:
 
 def _method(record: Record) -> str:
     """`distill`, `mlm`, ..., with `+task` where the task's own text was distilled on as well, `+pairs` where new pairs of it were;
-    empty for the swap as it is."""
-    parts = [record.adapted.method] if record.adapted else []
-    return "+".join(parts + task_distilled(record))
+    in brackets what tells a student from another; empty for the swap as it is."""
+    method, mark, own = record.adapted.method.partition(" [") if record.adapted else ("", "", "")
+    return "+".join([*filter(None, [method]), *task_distilled(record)]) + mark + own
+
+
+def _own_settings(runs: pd.DataFrame) -> pd.Series:
+    """What of the fine-tuning differs between the runs of one way, ` [epochs=16]`; empty where nothing does, and for the swap as it is."""
+    found = pd.Series("", index=runs.index)
+    for (*_, method), part in runs.groupby(["model", "minutes", "method"], sort=False):
+        if method:
+            found[part.index] = [name.removeprefix(label(r)) for name, r in zip(labels(list(part.record)), part.record)]
+    return found
+
+
+def _task_is_distilled(method: str) -> bool:
+    return "task" in method.split(" [")[0].split("+")
 
 
 def table(results: Results) -> Table:
@@ -116,7 +130,8 @@ def figure(results: Results) -> Figure:
         for model, part in group.groupby("model", sort=False):
             for method in sorted(set(part["method"]) - {""}) or [""]:
                 own = part[part["method"] == method]
-                start = part[part["method"].eq(method.split("+task")[0]) & part["minutes"].isin(own["before"])] if "+task" in method else part[part["method"] == ""]
+                before = method.split("task")[0].rstrip("+") if _task_is_distilled(method) else ""
+                start = part[part["method"].eq(before) & part["minutes"].isin(own["before"] if before else [0])]
                 _line(axis, pd.concat([start, own[~own.index.isin(start.index)]]).sort_values("minutes"), model, method, share)
         axis.axhline(1 if share else group["chance"].dropna().max(), color="#000000" if share else "#777777", lw=1,
                      ls=":" if share else "--", zorder=0)
@@ -124,9 +139,10 @@ def figure(results: Results) -> Figure:
         axis.set(xlabel="minutes alone on the GPU", ylabel="recovery" if share else metric_title(group["metric"]))
         axis.margins(x=0.08)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-    methods = " ".join(method for _, group in groups for method in group["method"])
-    marks = [plt.Line2D([], [], color="#555555", marker=marker, ls=dashes, ms=5, label=label) for marker, dashes, word, label in (
-        ("o", "-", "distill", "distilled"), ("s", "-", "mlm", "masked-LM"), ("^", "--", "+task", "and its task distilled")) if word in methods]
+    methods = [method for _, group in groups for method in group["method"]]
+    marks = [plt.Line2D([], [], color="#555555", marker=marker, ls=dashes, ms=5, label=word) for marker, dashes, there, word in (
+        ("o", "-", lambda method: method.startswith("distill"), "distilled"), ("s", "-", lambda method: method.startswith("mlm"), "masked-LM"),
+        ("^", "--", _task_is_distilled, "and its task distilled")) if any(map(there, methods))]
     line = plt.Line2D([], [], color="#000000" if share else "#777777", lw=1, ls=":" if share else "--", label="BERT" if share else "chance")
     if share and data["pairs"].lt(FEWEST_PAIRS).any():
         marks.append(plt.Line2D([], [], color="#555555", marker="o", ls="", ms=5, markerfacecolor="white", label=f"fewer than {FEWEST_PAIRS} seeds"))
@@ -139,10 +155,10 @@ def _line(axis: Any, line: pd.DataFrame, model: str, method: str, share: bool) -
         bounds = [(middle - line["low"].astype(float)).fillna(0).clip(lower=0), (line["high"].astype(float) - middle).fillna(0).clip(lower=0)]
     else:
         bounds = line["sd"].astype(float).fillna(0)
-    task = "+task" in method
+    task = _task_is_distilled(method)
     axis.errorbar(line["minutes"], middle, yerr=bounds, lw=1.4, ls="--" if task else "-", capsize=2, color=colour(model))
     for r, y in zip(line.itertuples(), middle):
-        marker = "^" if "+task" in r.method else "s" if r.method.startswith("mlm") else "o"
+        marker = "^" if _task_is_distilled(r.method) else "s" if r.method.startswith("mlm") else "o"
         few = share and r.pairs < FEWEST_PAIRS
         axis.plot(r.minutes, y, marker=marker, ms=5, color=colour(model), markerfacecolor="white" if few else colour(model))
 
@@ -164,11 +180,12 @@ def main(results: Results) -> pd.DataFrame:
 
 
 def others(results: Results) -> pd.DataFrame:
-    """The rows of `frame` beside those of `main`, of the same recipe and teacher: other objectives, a task distilled, without BERT."""
+    """The rows of `frame` beside those of `main`, of the same recipe and teacher: other objectives, a task distilled; BERT's where it
+    learned the task from itself."""
     data = frame(results)
     chosen = _most_adapted(data)
     return where(data, lambda r: (r.training, r.teacher) == chosen and pd.notna(r.recovery) and r.method not in ("", "distill")
-                 and r.model != "bert")
+                 and (r.model != "bert" or _task_is_distilled(r.method)))
 
 
 def main_sentences(results: Results) -> list[str]:
@@ -221,7 +238,8 @@ def entries(results: Results) -> dict[str, dict[str, dict[str, Any]]]:
     for task, part in data.groupby("task", sort=False):  # a task may be missing in the recipe that is chosen for another
         training, teacher = _most_adapted(part)
         for r in part[(part["training"] == training) & (part["teacher"] == teacher)].itertuples():
-            more = "".join(f"+{part}" for part in r.method.split("+") if part in TASK_DISTILLED or "[" in part or part == "mlm" and r.model != "bert")
+            usual = r.method == "distill" or r.model == "bert" and r.method == "mlm"  # any other method is named
+            more = "" if usual else r.method.removeprefix("distill") if r.method.startswith("distill+task") else f"+{r.method}"
             found.setdefault(task, {})[f"{r.model}@{r.minutes:g}min{more}"] = {
                 **{name: round(float(value), 6) if pd.notna(value) else None for name, value in
                    (("mean", r.mean), ("sd", r.sd), ("recovery", r.recovery), ("low", r.low), ("high", r.high))},

@@ -6,6 +6,7 @@ import functools
 import os
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -171,7 +172,8 @@ def load(preset: str, results: str | Path = "auto") -> Results:
                                         for r, old in zip(finetune.itertuples(), earlier)])
     students = {record.adapted.run_id for record in finetune.record if record.adapted}
     minutes = {record.run_id: solo_minutes(record, adapt) for record in adapt if record.run_id in students}
-    own = differences([record for record in adapt if record.run_id in students], minutes)
+    counts = Counter(record.adapted.run_id for record in finetune.record if record.adapted)
+    own = differences([record for record in adapt if record.run_id in students], minutes, counts)
     runs = [with_minutes(record, minutes, own) for record in finetune.record]
     finetune = finetune.assign(record=runs, minutes=[r.adapted.minutes if r.adapted else 0.0 for r in runs])
     runs = _ordered(finetune.assign(label=labels(runs, finetune.teacher), note=[data_note(record) for record in runs]))
@@ -189,15 +191,17 @@ def with_minutes(record: Record, minutes: dict[str, float], own: dict[str, str])
     return record.model_copy(update={"adapted": record.adapted.model_copy(update=known)})
 
 
-def differences(students: list[Record], minutes: dict[str, float]) -> dict[str, str]:
-    """run_id -> ` [learning_rate=0.0001]` for adaptations that differ in more than the seed from an earlier one of the same teacher, model,
-    objective and minutes: they are other students. The first one keeps the plain name."""
-    first: dict[tuple, Record] = {}
+def differences(students: list[Record], minutes: dict[str, float], counts: dict[str, int]) -> dict[str, str]:
+    """run_id -> ` [learning_rate=0.0001]` for adaptations that differ in more than the seed from another of the same teacher, model,
+    objective and minutes: they are other students. The one that most runs start from keeps the plain name."""
+    main: dict[tuple, Record] = {}
     found = {}
-    for record in sorted(students, key=lambda record: record.ended):
+    for record in sorted(students, key=lambda record: (-counts[record.run_id], record.run_id)):
         both = bool(record.params.get("logits_weight"))
-        before = first.setdefault((record.teacher.fingerprint, record.model, record.params["adapt"], both, minutes[record.run_id]), record)
-        changed = {name: value for name, value in record.params.items() if value != before.params.get(name) and name not in ("minutes", "pace", "steps")}
+        first = main.setdefault((record.teacher.fingerprint, record.model, record.params["adapt"], both, minutes[record.run_id]), record)
+        changed = {name: record.params.get(name) for name in {**first.params, **record.params} if record.params.get(name) != first.params.get(name)}
+        if record.data and first.data and record.data.fingerprint != first.data.fingerprint:
+            changed["text"] = record.data.fingerprint
         if changed:
             found[record.run_id] = f" [{', '.join(f'{name}={value}' for name, value in changed.items())}]"
     return found

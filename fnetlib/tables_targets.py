@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pandas as pd
@@ -26,7 +27,7 @@ def best_within(found: dict[str, Any], at: str, minutes: float) -> str:
     """Of `quality/qnli/fnet/recovery` the path to the best adapted `fnet` with at most these minutes and enough pairs; `at` if there is none."""
     *parents, model, figure = at.split("/")
     entries = {name: entry for name, entry in (look_up(found, "/".join(parents)) or {}).items() if name.startswith(f"{model}@")
-               and entry["minutes"] <= minutes and entry["pairs"] >= FEWEST_PAIRS and entry[figure] is not None}
+               and entry.get("minutes", math.inf) <= minutes and entry["pairs"] >= FEWEST_PAIRS and entry[figure] is not None}
     best = max(entries, key=lambda name: entries[name][figure], default=model)
     return "/".join([*parents, best, figure])
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+import zlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -29,64 +30,71 @@ from .params import EXTRAS, FinetuneParams
 from .tasks import TaskData
 from .teacher import Teacher
 
+Collate = Callable[[list[dict[str, Any]]], Any]
 MOST_EDITS = 3  # words that are changed in an example whose words are edited
 
 
 class NewPairs:
-    """Collates a batch in which a share of the pairs has the second text of another example, drawn anew each time.
+    """Collates a batch in which a share of the pairs has the second text of another example, by the generator of its rows.
 
     Takes rows of token ids with types 0 and 1; what is longer than `limit` loses its end, but for the last token.
     """
 
-    def __init__(self, collate: Callable[[list[dict[str, Any]]], Any], share: float, limit: int):
-        self.collate, self.share, self.limit = collate, share, limit
+    def __init__(self, collate: Collate, share: float, limit: int, draws: Callable[[list[dict[str, Any]]], torch.Generator]):
+        self.collate, self.share, self.limit, self.draws = collate, share, limit, draws
 
     def __call__(self, rows: list[dict[str, Any]]) -> Any:
-        order, chosen = torch.randperm(len(rows)).tolist(), torch.rand(len(rows)) < self.share
+        draws = self.draws(rows)
+        order, chosen = torch.randperm(len(rows), generator=draws).tolist(), torch.rand(len(rows), generator=draws) < self.share
         return self.collate([self.joined(row, rows[other]) if new else row for row, other, new in zip(rows, order, chosen)])
 
     def joined(self, first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
         ends = first["token_type_ids"].index(1), second["token_type_ids"].index(1)
         new = {name: first[name][:ends[0]] + second[name][ends[1]:] for name in ("input_ids", "token_type_ids", "attention_mask")}
-        return {**first, **{name: _within(ids, self.limit) for name, ids in new.items()}}
+        return {**first, **{name: [*ids[:self.limit - 1], ids[-1]] if len(ids) > self.limit else ids for name, ids in new.items()}}
 
 
 class EditedWords:
-    """Collates a batch in which a share of the examples has one to three words changed, drawn anew each time.
+    """Collates a batch in which a share of the examples has up to three words changed, by the generator of its rows.
 
-    A change drops a word, exchanges it with the next one of its text, or puts a word of another example in its place. Takes
-    rows of WordPiece ids: pieces that go on a word stay with it, special tokens stay where they are. What is longer than
-    `limit` loses its end, but for the last token.
+    A change drops a word, exchanges it with the next one of its text, or puts a word of an example of the batch in its place. A
+    text keeps one word at least. Takes rows of WordPiece ids: pieces that go on a word stay with it, special tokens stay where they
+    are. An example that would be longer than `limit` stays as it is.
     """
 
-    def __init__(self, collate: Callable[[list[dict[str, Any]]], Any], share: float, limit: int,
-                 tokenizer: PreTrainedTokenizerBase):
-        self.collate, self.share, self.limit = collate, share, limit
+    def __init__(self, collate: Collate, share: float, limit: int, tokenizer: PreTrainedTokenizerBase,
+                 draws: Callable[[list[dict[str, Any]]], torch.Generator]):
+        self.collate, self.share, self.limit, self.draws = collate, share, limit, draws
         self.special = set(tokenizer.all_special_ids)
         self.goes_on = {index for token, index in tokenizer.get_vocab().items() if token.startswith("##")}
 
     def __call__(self, rows: list[dict[str, Any]]) -> Any:
-        others, chosen = torch.randint(len(rows), (len(rows),)).tolist(), torch.rand(len(rows)) < self.share
-        return self.collate([self.edited(row, rows[other]) if edit else row for row, other, edit in zip(rows, others, chosen)])
+        draws = self.draws(rows)
+        others = torch.randint(len(rows), (len(rows),), generator=draws).tolist()
+        chosen = torch.rand(len(rows), generator=draws) < self.share
+        return self.collate([self.edited(row, rows[other], draws) if edit else row for row, other, edit in zip(rows, others, chosen)])
 
-    def edited(self, row: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    def edited(self, row: dict[str, Any], other: dict[str, Any], draws: torch.Generator) -> dict[str, Any]:
+        def below(count: int) -> int:
+            return int(torch.randint(count, (), generator=draws))
+
         words, theirs = self.words(row), [pieces for pieces, _ in self.words(other) if pieces[0] not in self.special]
-        for _ in range(1 + int(torch.randint(MOST_EDITS, ()))):
+        for _ in range(1 + below(MOST_EDITS)):
             places = [i for i, (pieces, _) in enumerate(words) if pieces[0] not in self.special]
-            if len(places) < 2:
-                break
-            place, change = places[int(torch.randint(len(places), ()))], int(torch.randint(3, ()))
-            (pieces, kind), (following, next_kind) = words[place], words[place + 1]
-            if change == 0:
+            if not places:
+                return row
+            place, change = places[below(len(places))], below(3)
+            (pieces, kind), (following, _) = words[place], words[place + 1]
+            if change == 0 and sum(words[i][1] == kind for i in places) > 1:
                 del words[place]
             elif change == 1 and following[0] not in self.special:
-                words[place:place + 2] = (following, kind), (pieces, next_kind)
-            elif theirs:
-                words[place] = theirs[int(torch.randint(len(theirs), ()))], kind
+                words[place:place + 2] = (following, kind), (pieces, kind)
+            elif change == 2 and theirs:
+                words[place] = theirs[below(len(theirs))], kind
         ids = [piece for pieces, _ in words for piece in pieces]
         types = [kind for pieces, kind in words for _ in pieces]
         new = {"input_ids": ids, "token_type_ids": types, "attention_mask": [1] * len(ids)}
-        return {**row, **{name: _within(new[name], self.limit) for name in new if name in row}}
+        return row if len(ids) > self.limit else {**row, **new}
 
     def words(self, row: dict[str, Any]) -> list[tuple[list[int], int]]:
         """The pieces of every word, and its token type."""
@@ -97,10 +105,6 @@ class EditedWords:
             else:
                 found.append(([piece], kind))
         return found
-
-
-def _within(ids: list[int], limit: int) -> list[int]:
-    return [*ids[:limit - 1], ids[-1]] if len(ids) > limit else ids
 
 
 class ExpertTrainer(GlueTrainer):
@@ -114,13 +118,18 @@ class ExpertTrainer(GlueTrainer):
         """The Trainer's, with new pairs and edited words where they are asked for; evaluation has the task's own."""
         plain = self.data_collator
         if self.params.distill_edits:
-            self.data_collator = EditedWords(plain, self.params.distill_edits, self.params.max_length, self.processing_class)
+            self.data_collator = EditedWords(plain, self.params.distill_edits, self.params.max_length, self.processing_class, self.draws)
         if self.params.distill_pairs:
-            self.data_collator = NewPairs(self.data_collator, self.params.distill_pairs, self.params.max_length)
+            self.data_collator = NewPairs(self.data_collator, self.params.distill_pairs, self.params.max_length, self.draws)
         try:
             return super().get_train_dataloader()
         finally:
             self.data_collator = plain
+
+    def draws(self, rows: list[dict[str, Any]]) -> torch.Generator:
+        """By seed, epoch and the batch itself: a resumed run, whose loader is elsewhere with its own draws, changes the same words."""
+        known = [self.args.data_seed, int(self.state.epoch or 0), [row["input_ids"] for row in rows]]
+        return torch.Generator().manual_seed(zlib.crc32(json.dumps(known).encode()))
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **kwargs):
         if not model.training:
@@ -153,8 +162,9 @@ class PredictionsTrainer(ExpertTrainer):
 
 
 def fine_tuned_bert(params: FinetuneParams, data: TaskData, teacher: Teacher, bert: PreTrainedModel, seed: int,
-                    work: Path) -> tuple[PreTrainedModel, float]:
-    """`bert`, fine-tuned as the recipe `bert` is under these parameters and this seed, and the seconds that it took.
+                    work: Path) -> tuple[PreTrainedModel, float | None]:
+    """`bert`, fine-tuned as the recipe `bert` is under these parameters and this seed, and the seconds that it took (None: a
+    killed run's are not known).
 
     It is kept beside `work`, so that students of one seed share it; processes that need the same one wait for it.
     """
@@ -174,7 +184,7 @@ def fine_tuned_bert(params: FinetuneParams, data: TaskData, teacher: Teacher, be
 
 
 def distill_task(params: FinetuneParams, data: TaskData, teacher: Teacher, expert: PreTrainedModel,
-                 student: PreTrainedModel, seed: int, work: Path) -> tuple[Callable[..., PredictionsTrainer], float]:
+                 student: PreTrainedModel, seed: int, work: Path) -> tuple[Callable[..., PredictionsTrainer], float | None]:
     """The first step, in place; returns the Trainer's class for the second, and the seconds of the first."""
     student.bert.pooler.load_state_dict(expert.bert.pooler.state_dict())
     student.classifier.load_state_dict(expert.classifier.state_dict())
@@ -192,8 +202,9 @@ def distill_task(params: FinetuneParams, data: TaskData, teacher: Teacher, exper
     return partial(PredictionsTrainer, expert), json.loads(done.read_text())
 
 
-def _fit(trainer: GlueTrainer) -> float:
+def _fit(trainer: GlueTrainer) -> float | None:
+    """Trains without evaluation; the seconds it took, None where a killed run's were lost."""
     trainer.args.eval_strategy = "no"
-    start = time.perf_counter()
-    trainer.train(resume_from_checkpoint=last_checkpoint(Path(trainer.args.output_dir)))
-    return time.perf_counter() - start
+    start, checkpoint = time.perf_counter(), last_checkpoint(Path(trainer.args.output_dir))
+    trainer.train(resume_from_checkpoint=checkpoint)
+    return None if checkpoint else time.perf_counter() - start

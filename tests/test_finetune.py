@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from transformers import TrainerCallback
+from transformers import TrainerCallback, set_seed
 
 from factories import finetune_record, student_record
 from fnetlib import adapt, callbacks, compiling, estimates, glue_trainer, synthetic, task_distillation
@@ -553,11 +553,12 @@ def test_new_pairs_are_first_texts_with_other_second_ones(params, tmp_path):
                 found.append((tuple(ids[:cut]), tuple(ids[cut:])))
         return found
 
-    torch.manual_seed(0)
+    trainer.state.epoch = 0.5
     seen = pairs(trainer.get_train_dataloader())
     assert {first for first, _ in seen} == {first for first, _ in known}
     assert 0.25 < sum(pair not in known for pair in seen) / len(seen) < 0.6  # some meet their own second text again
-    assert pairs(trainer.get_train_dataloader()) != seen  # drawn anew
+    trainer.state.epoch = 1.0
+    assert pairs(trainer.get_train_dataloader()) != seen  # drawn anew in every epoch
     assert trainer.data_collator(list(trainer.eval_dataset)[:8])["labels"].tolist() == trainer.eval_dataset["label"][:8]
     judged = {(tuple(row["input_ids"][:(cut := row["token_type_ids"].index(1))]), tuple(row["input_ids"][cut:]))
               for row in trainer.eval_dataset}
@@ -565,8 +566,9 @@ def test_new_pairs_are_first_texts_with_other_second_ones(params, tmp_path):
     assert finetune(asked)[0].params["distill_pairs"] == 0.5
 
 
-def edited_words(rows, share=1.0, limit=64):
-    return task_distillation.EditedWords(lambda found: found, share, limit, load_teacher("minilm").tokenizer)(rows)
+def edited_words(rows, share=1.0, limit=64, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return task_distillation.EditedWords(lambda found: found, share, limit, load_teacher("minilm").tokenizer, lambda _: generator)(rows)
 
 
 def test_edited_words_change_words_and_nothing_else():
@@ -575,7 +577,6 @@ def test_edited_words_change_words_and_nothing_else():
     texts = ["the unbelievably loud sailors rode clear of the rocks", "our friends mispronounce every other word", "she danced"]
     rows = [dict(tokenizer(text)) | {"label": 1} for text in texts] * 8 + [dict(tokenizer(texts[0], texts[1])) | {"label": 0}] * 8
     known = {word for row in rows for word in tokenizer.decode([i for i in row["input_ids"] if i not in special]).split()}
-    torch.manual_seed(0)
     found, kinds = edited_words(rows), set()
     for old, new in zip(rows, found):
         assert new["label"] == old["label"] and new["attention_mask"] == [1] * len(new["input_ids"]) == [1] * len(new["token_type_ids"])
@@ -585,15 +586,52 @@ def test_edited_words_change_words_and_nothing_else():
         before, after = (tokenizer.decode([i for i in row["input_ids"] if i not in special]).split() for row in (old, new))
         assert set(after) <= known and after  # whole words: no piece goes astray
         assert len(before) - 3 <= len(after) <= len(before)
+        assert set(new["token_type_ids"]) == set(old["token_type_ids"])  # no text of a pair is lost
         kinds |= {"dropped"} if len(after) < len(before) else {"moved"} if sorted(after) == sorted(before) and after != before else \
             {"replaced"} if len(after) == len(before) and sorted(after) != sorted(before) else set()
     assert kinds == {"dropped", "moved", "replaced"}
-    assert found != edited_words(rows)  # drawn anew
+    assert found == edited_words(rows) != edited_words(rows, seed=1)
     assert edited_words(rows, share=0.0) == rows
     share = sum(a != b for a, b in zip(rows * 16, edited_words(rows * 16, share=0.5))) / (16 * len(rows))
     assert 0.35 < share < 0.55  # some edits undo each other
-    assert all(len(row["input_ids"]) <= 6 and row["input_ids"][-1] == tokenizer.sep_token_id
-               for row in edited_words(rows, limit=6) if row["input_ids"])
+    short = [dict(tokenizer("a", "b")), dict(tokenizer("she danced", "mispronounce it"))] * 16
+    longest = max(len(row["input_ids"]) for row in short)
+    fits = edited_words(short, limit=longest)
+    assert all(len(row["input_ids"]) <= longest and row["input_ids"].count(tokenizer.sep_token_id) == 2 for row in fits)
+    assert all(row["token_type_ids"].count(kind) > 2 - kind for row in fits for kind in (0, 1))  # each text keeps a word
+    assert any(a != b for a, b in zip(short, fits))
+
+
+@pytest.mark.parametrize("share", [{"distill_edits": 0.5}, {"distill_pairs": 0.5}, {"distill_edits": 0.5, "distill_pairs": 0.5}])
+def test_a_resumed_run_draws_the_same_new_examples(params, tmp_path, share):
+    asked = params(task="qnli", model="fnet", distill_epochs=1, checkpoint_minutes=0, **share)
+    data, teacher = load_task("qnli", "synthetic", 48, 32), load_teacher(asked.teacher)
+
+    def trained(work, resume=None, kill=None):
+        set_seed(1)
+        bert, student = (module.build(asked, data, teacher, model, 48)[0] for model in ("bert", "fnet"))
+        trainer = make_trainer(asked, data, teacher, student, 1, work, partial(task_distillation.PredictionsTrainer, bert))
+        if kill:
+            trainer.add_callback(KillAfter(kill))
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer.model.state_dict()
+
+    whole = trained(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path / "broken", kill=3)
+    resumed = trained(tmp_path / "broken", resume=last_checkpoint(tmp_path / "broken"))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_both_kinds_of_new_examples_go_together(params, tmp_path):
+    asked = params(task="qnli", model="fnet", distill_epochs=1, distill_edits=1.0, distill_pairs=1.0, epochs=1)
+    data, teacher = load_task("qnli", "synthetic", 48, 32), load_teacher(asked.teacher)
+    bert, student = (module.build(asked, data, teacher, model, 48)[0] for model in ("bert", "fnet"))
+    trainer = make_trainer(asked, data, teacher, student, 1, tmp_path, partial(task_distillation.StatesTrainer, bert))
+    firsts = {tuple(row["input_ids"][:row["token_type_ids"].index(1)]) for row in trainer.train_dataset}
+    seen = [tuple(ids[types == 0].tolist()) for batch in trainer.get_train_dataloader()
+            for ids, types in zip(batch["input_ids"], batch["token_type_ids"])]
+    assert sum(tuple(i for i in ids if i) not in firsts for ids in seen) > len(seen) / 4  # pairs alone leave first texts as they are
 
 
 def test_edited_words_are_trained_on_and_not_evaluated_on(params, tmp_path):
@@ -606,7 +644,6 @@ def test_edited_words_are_trained_on_and_not_evaluated_on(params, tmp_path):
         return [tuple(ids[mask.bool()].tolist()) for batch in loader for ids, mask in zip(batch["input_ids"], batch["attention_mask"])]
 
     known = {tuple(row["input_ids"]) for row in trainer.train_dataset}
-    torch.manual_seed(0)
     assert 0.2 < sum(text not in known for text in texts(trainer.get_train_dataloader())) / 48 < 0.7
     assert texts(trainer.get_eval_dataloader()) == [tuple(row["input_ids"]) for row in trainer.eval_dataset]
     record, = finetune(asked)

@@ -9,6 +9,7 @@ from matplotlib import pyplot as plt
 
 from fnetlib import answer, recovery
 from fnetlib.records import label, solo_seconds, task_minutes
+from fnetlib.results import differences
 from fnetlib.statistics import paired_recovery
 
 
@@ -112,6 +113,19 @@ def test_minutes_of_task_distillation_follow_the_pace_alone_on_the_device():
     for other in ({"batch_size": 32}, {"distill_edits": 0.5}, {"precision": "bf16"}):
         assert task_minutes(shared, [shared, distilled(3.0, shared=False, size=40, **other)]) == 30
     assert task_minutes(finetune_record("qnli", "fnet", 1, 0.7), [alone]) == 0
+    faster = distilled(300.0)  # shared too: tells more than a short run alone, half of it start
+    assert task_minutes(shared, [shared, faster, distilled(30.0, shared=False, size=40)]) == 15
+
+
+def test_minutes_of_a_resumed_or_failed_task_distillation_lower_nobodys(tmp_path):
+    """A resumed run's clock holds its last session only."""
+    whole, alone = distilled(600.0), distilled(600.0, shared=False, seed=2)
+    cut = alone.model_copy(update={"timing": {**alone.timing, "resumed": True, "wall_s": 6.0, "task_states_s": None}})
+    assert task_minutes(whole, [whole, alone, cut]) == task_minutes(cut, [whole, alone, cut]) == 30
+    failed = distilled(60.0, seed=3).model_copy(update={"status": "failed", "metrics": None, "timing": {}})
+    results = results_of(tmp_path, [*runs("bert", 0.885), distilled(60.0, seed=1), distilled(60.0, seed=2), failed])
+    assert recovery.frame(results).set_index("model")["minutes"]["fnet"] == 5
+    assert task_minutes(finetune_record("qnli", "fnet", 1, 0.7, values={"distill_epochs": 4}), []) == 0  # its parts were not timed
 
 
 def test_masked_lm_and_distillation_of_the_same_minutes_have_entries_of_their_own(tmp_path):
@@ -151,19 +165,49 @@ def test_a_pace_that_was_reckoned_too_high_does_not_shorten_the_minutes(tmp_path
 
 
 def test_students_of_the_same_minutes_that_differ_in_a_rate_are_told_apart(tmp_path):
-    """The first keeps its name; the other's runs would else count as more seeds of it."""
-    first = student_record("hybrid-2", 120, [7.0, 5.0], learning_rate=1e-3).model_copy(update={"ended": "2026-01-01T00:00:00+00:00"})
-    second = student_record("hybrid-2", 120, [7.0, 5.0], learning_rate=1e-4).model_copy(update={"ended": "2026-01-02T00:00:00+00:00"})
+    """The other's runs would else count as more seeds of the first."""
+    first = student_record("hybrid-2", 120, [7.0, 5.0], learning_rate=1e-3)
+    second = student_record("hybrid-2", 120, [7.0, 5.0], learning_rate=1e-4)
     tuned = [finetune_record("qnli", "hybrid-2", seed, score, minutes=2, student=student.run_id, training="tuned")
-             for student, score in ((first, 0.7), (second, 0.8)) for seed in (1, 2, 3)]
+             for student, score, seeds in ((first, 0.7, (1, 2, 3, 4)), (second, 0.8, (1, 2, 3))) for seed in seeds]
     results = results_of(tmp_path, [*runs("bert", 0.885), *tuned, first, second])
     data = recovery.frame(results)
     data = data[data["model"] == "hybrid-2"].set_index("method")
-    assert data["n"].to_dict() == {"distill": 3, "distill [learning_rate=0.0001]": 3}
+    assert data["n"].to_dict() == {"distill": 4, "distill [learning_rate=0.0001]": 3}
     assert data.loc["distill [learning_rate=0.0001]", "mean"] == pytest.approx(0.8)
     assert len(set(results.finetune["label"])) == 3 and any("learning_rate=0.0001" in label for label in results.finetune["label"])
     found = recovery.entries(results)["qnli"]
     assert {name for name in found if name.startswith("hybrid-2")} == {"hybrid-2@1min", "hybrid-2@1min+distill [learning_rate=0.0001]"}
+
+
+def test_students_differ_by_a_value_that_the_other_does_not_have_and_by_text(tmp_path):
+    """A default is no part of a record's parameters. The student that most runs start from keeps its name."""
+    plain = student_record("hybrid-2", 120, [7.0, 5.0])
+    short = student_record("hybrid-2", 120, [7.0, 5.0], shortest=16)
+    other = student_record("hybrid-2", 120, [7.0, 5.0], shortest=32)
+    other = other.model_copy(update={"data": other.data.model_copy(update={"fingerprint": "another"}), "params": plain.params})
+    minutes = {r.run_id: 1.0 for r in (plain, short, other)}
+    found = differences([short, plain, other], minutes, {short.run_id: 1, plain.run_id: 3, other.run_id: 1})
+    assert found == {short.run_id: " [shortest=16]", other.run_id: " [text=another]"}
+    assert differences([short, plain], minutes, {short.run_id: 3, plain.run_id: 1}) == {plain.run_id: " [shortest=None]"}
+
+
+def test_ways_of_one_student_that_differ_in_their_epochs_are_rows_of_their_own(tmp_path):
+    ways = [distilled(60.0, seed=seed, epochs=epochs) for seed in (1, 2, 3) for epochs in (8, 16)]
+    results = results_of(tmp_path, [*runs("bert", 0.885), *runs("fnet", 0.6, minutes=2), *ways])
+    data = recovery.frame(results)
+    assert sorted(data["method"][data["before"] == 2])[1:] == ["distill+task [epochs=16]", "distill+task [epochs=8]"]
+    assert set(data["n"]) == {3} and answer.lines(results)[0].count("if the task is distilled too") == 1
+    plt.close(recovery.figure(results))
+
+
+def test_what_bert_learns_from_itself_is_said(tmp_path):
+    itself = [distilled(60.0, seed=seed, model="bert") for seed in (1, 2, 3)]
+    results = results_of(tmp_path, [*runs("bert", 0.885), *runs("fnet", 0.6, minutes=2), *itself])
+    assert "`bert` 49%" in recovery.main_sentences(results)[1] and "bert@3min+task" in recovery.entries(results)["qnli"]
+    figure = recovery.figure(results)
+    assert "^" in {line.get_marker() for line in figure.axes[0].lines}
+    plt.close(figure)
 
 
 def test_other_ways_have_a_sentence_of_their_own(tmp_path):

@@ -622,6 +622,12 @@ def test_targets_are_met_missed_or_not_measured(made):
     assert "| at least 1.8 | 1.500 | 1.60 | **missed** |" in text and "not measured" in text and "0.750 [0.75, 0.75] (`hybrid-2@2min`)" in text
 
 
+def test_targets_pass_over_models_whose_minutes_are_not_known(made, monkeypatch):
+    found = {"quality": {"cola": {"fnet@2min": {"mean": 0.9, "recovery": 0.9}}}}
+    monkeypatch.setattr(tables_targets, "figures", lambda results: found)
+    assert "not measured" in tables_targets.table(made(*study_records())).markdown()
+
+
 def test_a_target_says_where_its_figure_is_a_lower_bound(made, monkeypatch):
     speedup = {"speedup": {"1x": 20.0, "2x": 5.0}, "speedup_is_lower_bound": {"1x": True, "2x": False}}
     monkeypatch.setattr(tables_targets, "figures", lambda results: {"xatl": {"fnet": speedup}})
