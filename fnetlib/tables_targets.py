@@ -68,4 +68,5 @@ def _measured(row: Any) -> str:
     if pd.isna(row.value):
         return NONE
     by = next((f" (`{name}`)" for name in row.at.split("/") if "@" in name), "")
-    return "at least " * row.at_least + number(row.value, 3) + ("" if pd.isna(row.low) else f" [{number(row.low, 2)}, {number(row.high, 2)}]") + by
+    close = round(row.value, 3) in (row.least, row.most) and not row.met  # rounded it would look met
+    return "at least " * row.at_least + number(row.value, 5 if close else 3) + ("" if pd.isna(row.low) else f" [{number(row.low, 2)}, {number(row.high, 2)}]") + by
