@@ -196,7 +196,8 @@ def main_sentences(results: Results) -> list[str]:
         minutes, pairs = sorted(set(known["minutes"])), known["pairs"]
         shares = {model: part.set_index("minutes") for model, part in known.groupby("model", sort=False)}
         parts = [f"`{model}` " + ", ".join(_percent(of.loc[m]) if m in of.index else NONE for m in minutes) for model, of in shares.items()]
-        after = " and ".join(["as it is"] * (0 in minutes) + [f"after {m:g}" for m in minutes if m])
+        *most, last = [f"{m:g}" for m in minutes if m] or [""]
+        after = "as it is and " * (0 in minutes) + f"after {', '.join(most)}{' and ' * bool(most)}{last}"
         lines += [f"- **Recovery, {title_of(group.iloc[0])}** (recipe `{group['training'].iloc[0]}`, teacher `{group['teacher'].iloc[0]}`, "
                   f"n={pairs.min()}{f' to {pairs.max()}' * bool(pairs.min() < pairs.max())} pairs): share of BERT's lead over chance {after} minutes "
                   f"of distillation: {'; '.join(parts)}."] * bool(parts)

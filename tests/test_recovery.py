@@ -234,7 +234,7 @@ def test_the_main_sentence_sets_students_side_by_side(tmp_path):
             *runs("hybrid-2", 0.785, minutes=2), *runs("hybrid-2", 0.88, minutes=10, seeds=(1, 2))]
     few = [finetune_record("qnli", "bert", 1, 0.9), finetune_record("qnli", "fnet", 1, 0.8, minutes=1)]
     line, = recovery.main_sentences(results_of(tmp_path, [*many, *few]))
-    assert "n=2 to 3 pairs" in line and "as it is and after 2 and after 10 minutes" in line and "recipe `tuned`" in line
+    assert "n=2 to 3 pairs" in line and "as it is and after 2 and 10 minutes" in line and "recipe `tuned`" in line
     assert "`fnet` 30% [28, 32], 54% [53, 55], –; `hybrid-2` –, 75% [74, 76], 99% [" in line
 
 
