@@ -28,7 +28,7 @@ def lines(results: Results) -> list[str]:
         minutes = min(part["minutes"][part["minutes"].gt(0)], default=0.0)
         shares = [f"{number(100 * r.recovery, 0)}% on {recovery.title_of(r)} (n={r.pairs})" for r in part[part["minutes"] == minutes].itertuples()]
         fast = [f"{speed[model, n].split()[0]} times as fast as BERT at {n:,} tokens" for n in LENGTHS if (model, n) in speed]
-        tasks = where(others, lambda r: r.model == model and r.pairs >= recovery.FEWEST_PAIRS and "+task" in r.method)
+        tasks = where(others, lambda r: r.model == model and r.pairs >= recovery.FEWEST_PAIRS and recovery.task_is_distilled(r.method))
         more = [f"{number(100 * r.recovery, 0)}% on {recovery.title_of(r)} (n={r.pairs}, {r.minutes:g} minutes) if the task is distilled too"
                 for r in tasks.sort_values("recovery").drop_duplicates("task", keep="last").itertuples()]
         after = f", {minutes:g} minute{'s' * (minutes != 1)} of distillation" if minutes else ""

@@ -70,7 +70,8 @@ def _own_settings(runs: pd.DataFrame) -> pd.Series:
     return found
 
 
-def _task_is_distilled(method: str) -> bool:
+def task_is_distilled(method: str) -> bool:
+    """Whether a `method` of `frame` goes on with the task's own distillation, `distill+task+edits`."""
     return "task" in method.split(" [")[0].split("+")
 
 
@@ -130,7 +131,7 @@ def figure(results: Results) -> Figure:
         for model, part in group.groupby("model", sort=False):
             for method in sorted(set(part["method"]) - {""}) or [""]:
                 own = part[part["method"] == method]
-                before = method.split("task")[0].rstrip("+") if _task_is_distilled(method) else ""
+                before = method.split("task")[0].rstrip("+") if task_is_distilled(method) else ""
                 start = part[part["method"].eq(before) & part["minutes"].isin(own["before"] if before else [0])]
                 _line(axis, pd.concat([start, own[~own.index.isin(start.index)]]).sort_values("minutes"), model, method, share)
         axis.axhline(1 if share else group["chance"].dropna().max(), color="#000000" if share else "#777777", lw=1,
@@ -142,7 +143,7 @@ def figure(results: Results) -> Figure:
     methods = [method for _, group in groups for method in group["method"]]
     marks = [plt.Line2D([], [], color="#555555", marker=marker, ls=dashes, ms=5, label=word) for marker, dashes, there, word in (
         ("o", "-", lambda method: method.startswith("distill"), "distilled"), ("s", "-", lambda method: method.startswith("mlm"), "masked-LM"),
-        ("^", "--", _task_is_distilled, "and its task distilled")) if any(map(there, methods))]
+        ("^", "--", task_is_distilled, "and its task distilled")) if any(map(there, methods))]
     line = plt.Line2D([], [], color="#000000" if share else "#777777", lw=1, ls=":" if share else "--", label="BERT" if share else "chance")
     if share and data["pairs"].lt(FEWEST_PAIRS).any():
         marks.append(plt.Line2D([], [], color="#555555", marker="o", ls="", ms=5, markerfacecolor="white", label=f"fewer than {FEWEST_PAIRS} seeds"))
@@ -155,10 +156,10 @@ def _line(axis: Any, line: pd.DataFrame, model: str, method: str, share: bool) -
         bounds = [(middle - line["low"].astype(float)).fillna(0).clip(lower=0), (line["high"].astype(float) - middle).fillna(0).clip(lower=0)]
     else:
         bounds = line["sd"].astype(float).fillna(0)
-    task = _task_is_distilled(method)
+    task = task_is_distilled(method)
     axis.errorbar(line["minutes"], middle, yerr=bounds, lw=1.4, ls="--" if task else "-", capsize=2, color=colour(model))
     for r, y in zip(line.itertuples(), middle):
-        marker = "^" if _task_is_distilled(r.method) else "s" if r.method.startswith("mlm") else "o"
+        marker = "^" if task_is_distilled(r.method) else "s" if r.method.startswith("mlm") else "o"
         few = share and r.pairs < FEWEST_PAIRS
         axis.plot(r.minutes, y, marker=marker, ms=5, color=colour(model), markerfacecolor="white" if few else colour(model))
 
@@ -185,7 +186,7 @@ def others(results: Results) -> pd.DataFrame:
     data = frame(results)
     chosen = _most_adapted(data)
     return where(data, lambda r: (r.training, r.teacher) == chosen and pd.notna(r.recovery) and r.method not in ("", "distill")
-                 and (r.model != "bert" or _task_is_distilled(r.method)))
+                 and (r.model != "bert" or task_is_distilled(r.method)))
 
 
 def main_sentences(results: Results) -> list[str]:

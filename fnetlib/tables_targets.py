@@ -69,4 +69,5 @@ def _measured(row: Any) -> str:
         return NONE
     by = next((f" (`{name}`)" for name in row.at.split("/") if "@" in name), "")
     close = round(row.value, 3) in (row.least, row.most) and not row.met  # rounded it would look met
-    return "at least " * row.at_least + number(row.value, 5 if close else 3) + ("" if pd.isna(row.low) else f" [{number(row.low, 2)}, {number(row.high, 2)}]") + by
+    bounds = "" if pd.isna(row.low) else f" [{number(row.low, 2)}, {number(row.high, 2)}]"
+    return "at least " * row.at_least + number(row.value, 5 if close else 3) + bounds + by
