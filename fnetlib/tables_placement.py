@@ -65,7 +65,7 @@ def frame(results: Results) -> pd.DataFrame:
         others = set(mixers.get(r.model, ())) - {"attention"}
         if 0 < len(layers) < depth and others == {"fourier"}:
             rows.append([r.training, r.teacher, len(layers), r.model, ", ".join(map(str, layers)), names(layers, depth, searched),
-                         r.minutes, _error(r.model, r.minutes, r.teacher, results), r.task, recovery.title_of(r), r.metric, r.mean,
+                         r.minutes, _error(r, results), r.task, recovery.title_of(r), r.metric, r.mean,
                          r.sd, r.n])
     data = pd.DataFrame(rows, columns=COLUMNS)
     several = data.groupby([*GROUP, "count", "minutes", "task"], sort=False)["model"].transform("nunique") > 1
@@ -74,9 +74,13 @@ def frame(results: Results) -> pd.DataFrame:
     return data.loc[order].reset_index(drop=True)
 
 
-def _error(model: str, minutes: float, teacher: str, results: Results) -> float | None:
+def _error(row: Any, results: Results) -> float | None:
+    """Of the student that these scores are of, on text without masks."""
+    runs = results.primary
+    runs = runs[(runs["training"] == row.training) & (runs["teacher"] == row.teacher) & (runs["model"] == row.model) & (runs["minutes"] == row.minutes)]
+    students = {record.adapted.run_id for record in runs["record"] if record.adapted}
     data = distilled.frame(results)
-    data = data[(data["model"] == model) & (data["minutes"] == minutes) & (data["teacher"] == teacher)]
+    data = data[data["run_id"].isin(students) & ~data["masks"].astype(bool)]
     return float(data["error"].iloc[0]) if len(data) else None
 
 
@@ -87,10 +91,13 @@ def _student(record: Record, results: Results) -> str:
 
 
 def sentences(results: Results) -> list[str]:
-    """One sentence a task: which placement is best after fine-tuning, and what the search chose."""
+    """One sentence a task: what each placement is worth after fine-tuning, and which one is nearest to the teacher before it."""
     lines = []
     for (training, teacher, count, task), group in frame(results).groupby([*GROUP, "count", "task"], sort=False):
-        parts = ", ".join(f"`{r.model}` ({r.placement}) {mean_sd(r.mean, r.sd, r.n)}" for r in group.itertuples())
+        parts = ", ".join(f"`{r.model}` ({r.layers}{f': {r.placement}' * (r.placement != NONE)}) {mean_sd(r.mean, r.sd, r.n)}"
+                          for r in group.itertuples())
+        measured = group.dropna(subset="error").sort_values("error")
+        nearest = f"; nearest to the teacher's states before that: `{measured['model'].iloc[0]}`" if len(measured) > 1 else ""
         lines.append(f"- **Where attention stays, {group['task_title'].iloc[0]}** ({count} layers, recipe `{training}`, teacher `{teacher}`, "
-                     f"after {group['minutes'].iloc[0]:g} minutes): {parts}.")
+                     f"after {group['minutes'].iloc[0]:g} minutes): {parts}{nearest}.")
     return lines

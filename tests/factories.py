@@ -206,3 +206,12 @@ def student_record(model: str, steps: int, losses: list[float], adapt: str = "ml
                         validation={"loss": losses[-1], "unigram_loss": 7.3}),
         timing={"train_seconds": 0.5 * steps, "steps": steps, "shared": False, "unfrozen_at_step": None} | (timing or {}),
         transfer={"result": {"name": f"{model}-{steps}", "fingerprint": fingerprint(f"{model}-{steps}-{groups}-{adapt}")}})
+
+
+def distilled_record(model: str, steps: int, errors: list[float], logits_weight: float = 0.0, with_masks: bool = True, **kwargs: Any) -> Record:
+    """A distilled student, evaluated before, in the middle and at the end; `errors` are the end's, by layer."""
+    record = student_record(model, steps, [7.0, 5.0, 4.0], adapt="distill", logits_weight=logits_weight, blockwise=0.1, **kwargs)
+    history = [{**entry, "layer_errors": [2 * e for e in errors]} for entry in record.metrics.history]
+    history[-1]["layer_errors"] = errors
+    validation = {**record.metrics.validation, "errors_with_masks": with_masks}
+    return record.model_copy(update={"metrics": record.metrics.model_copy(update={"history": history, "validation": validation})})

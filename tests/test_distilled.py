@@ -1,24 +1,16 @@
 """The distilled students' table and figure, from records whose errors are known."""
 
 import pytest
-from factories import finetune_record, results_of, student_record
+from factories import distilled_record, finetune_record, results_of, student_record
 
 from fnetlib import distilled
-
-
-def student(model, steps, errors, logits_weight=0.0, **kwargs):
-    """Distilled, evaluated before, in the middle and at the end; `errors` are the end's, by layer."""
-    record = student_record(model, steps, [7.0, 5.0, 4.0], adapt="distill", logits_weight=logits_weight, blockwise=0.1, **kwargs)
-    history = [{**entry, "layer_errors": [2 * e for e in errors]} for entry in record.metrics.history]
-    history[-1]["layer_errors"] = errors
-    return record.model_copy(update={"metrics": record.metrics.model_copy(update={"history": history})})
 
 
 @pytest.fixture
 def results(tmp_path):
     return results_of(tmp_path, [
-        student("hybrid-2", 120, [0.1, 0.2, 0.6], minutes=2), student("fnet", 120, [0.3, 0.4, 0.8], minutes=2),
-        student("fnet", 60, [0.5, 0.6, 1.0], logits_weight=1.0, minutes=1),
+        distilled_record("hybrid-2", 120, [0.1, 0.2, 0.6], minutes=2), distilled_record("fnet", 120, [0.3, 0.4, 0.8], minutes=2),
+        distilled_record("fnet", 60, [0.5, 0.6, 1.0], logits_weight=1.0, minutes=1),
         student_record("fnet", 40, [7.0, 6.0]), finetune_record("rte", "bert", 1, 0.6)])  # masked-LM: no states were matched
 
 
