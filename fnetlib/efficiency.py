@@ -31,8 +31,8 @@ from . import flops
 from .compiling import room_for
 from .config import FILTERS, FNetBertConfig, student_config
 from .contender import KINDS, Contender, Setting, attention_kernels, autocast
-from .mixers.folded import folds
-from .mixers.fourier import choose_backend, few_tokens
+from .mixers.folded import fourier_backend
+from .mixers.fourier import choose_backend
 from .params import PADDED, PRECISIONS, EfficiencyParams, ParameterError, parse_shape
 from .peers import PEERS, peer_config
 from .provenance import code, environment, find_root, now
@@ -290,11 +290,11 @@ def _as_run(ours: Contender) -> PreTrainedConfig:
     if ours.config.backend != "auto":
         return ours.config
     dtype = torch.float32 if s.precision in ("fp32", "tf32") else torch.bfloat16
-    masked = ours.padded and ours.config.padding == "mask"
-    few = few_tokens(s.batch, s.length, ours.config.hidden_size)
-    folded = folds("auto", s.length, masked, s.device, dtype, few, ours.config.output_projection, s.mode != "eager")
-    filters = bool(set(FILTERS) & set(ours.config.mixers))  # which go by what a mask would need
-    chosen = "folded" if folded and not filters else choose_backend("auto", s.length, masked or filters, s.device, dtype, few)
+    if set(FILTERS) & set(ours.config.mixers):  # they go by what a mask would need
+        chosen = choose_backend("auto", s.length, True, s.device, dtype)
+    else:
+        masked = ours.padded and ours.config.padding == "mask"
+        chosen = fourier_backend(ours.config, (s.batch, s.length, ours.config.hidden_size), masked, s.device, dtype, s.mode != "eager")
     return type(ours.config).from_dict({**ours.config.to_dict(), "backend": chosen})
 
 

@@ -29,7 +29,7 @@ from tqdm.auto import tqdm
 from . import efficiency, flops
 from .contender import KINDS, Setting, real_tokens
 from .efficiency import rounds, spread
-from .mixers.folded import FOLDED_SHORTER_MAX_LENGTH, folded_mix, plan_folded
+from .mixers.folded import FOLDED_SHORTER_MAX_LENGTH, fold_projections, folded_mix, plan_folded
 from .mixers.fourier import fourier_mix, hidden_dft, plan_fourier, with_whole_spectrum
 from .params import EfficiencyParams, parse_shape
 from .plots import STYLE, _empty, _finish, _panels
@@ -67,7 +67,7 @@ def function(way: str, block: Block, weight: torch.Tensor) -> Callable[[torch.Te
     hidden = tuple(matrix.to(s.device) for matrix in hidden_dft(width))
     if way == "folded":
         plan = plan_folded(s.length, width, real, "ortho", s.device, dtype)
-        return lambda x: folded_mix(x, plan, weight)
+        return lambda x: folded_mix(x, plan, fold_projections(weight[None], plan, hidden, dtype)[0])
     backend = "matmul" if way == "whole" else way
     plan = plan_fourier(s.length, width, real, "ortho", backend, s.device, dtype)
     if way == "whole":

@@ -24,9 +24,9 @@ from transformers.models.bert.modeling_bert import (
 from .config import FILTERS, FNetBertConfig
 from .mixers import MIXERS, Sequence
 from .mixers.filter import FilterMixer, plan_filter
-from .mixers.folded import FoldedPlan, folded_mix, folds, plan_folded
+from .mixers.folded import FoldedPlan, fold_projections, folded_mix, fourier_backend, plan_folded
 from .mixers.fourier import (
-    FourierMixer, few_tokens, hidden_dft, matrix_dtype, plan_fourier, takes_whole_spectrum, with_whole_spectrum,
+    FourierMixer, hidden_dft, matrix_dtype, plan_fourier, takes_whole_spectrum, with_whole_spectrum,
 )
 from .mixers.aft import AttentionFreeMixer
 from .mixers.gated import GatedFilterMixer
@@ -51,9 +51,8 @@ class MixingSublayer(nn.Module):
     def forward(self, hidden_states: torch.Tensor, sequence: Sequence) -> torch.Tensor:
         """`[batch, seq, hidden]` -> `[batch, seq, hidden]`."""
         if self.folds(sequence):
-            dense = self.output.dense
-            weight = dense.weight if self.gain is None else dense.weight * self.gain
-            projected = folded_mix(hidden_states, sequence.fourier[0], weight) + dense.bias
+            projection = folded_projections([self], sequence, hidden_states)[0] if sequence.projection is None else sequence.projection
+            projected = folded_mix(hidden_states, sequence.fourier[0], projection) + self.output.dense.bias
             return self.output.LayerNorm(self.output.dropout(projected) + hidden_states)
         mixed = self.self(hidden_states, sequence)
         if self.gain is not None:
@@ -63,6 +62,14 @@ class MixingSublayer(nn.Module):
     def folds(self, sequence: Sequence) -> bool:
         """Whether mixing, gain and projection are one: what `self.output` would do is done here, see `mixers/folded.py`."""
         return isinstance(self.self, FourierMixer) and isinstance(sequence.fourier[0], FoldedPlan)
+
+
+def folded_projections(layers: list[MixingSublayer], sequence: Sequence, hidden_states: torch.Tensor) -> torch.Tensor:
+    """`fold_projections` of layers that fold, `[layers, 2, rows, hidden]`; hidden_states: what is mixed."""
+    weights = torch.stack([layer.output.dense.weight for layer in layers])
+    if layers[0].gain is not None:
+        weights = weights * torch.stack([layer.gain for layer in layers])[:, None]
+    return fold_projections(weights, *sequence.fourier, matrix_dtype(hidden_states))
 
 
 class ResidualNorm(nn.Module):
@@ -115,13 +122,13 @@ class FNetBertEncoder(nn.Module):
                 config=config, inputs_embeds=hidden_states, attention_mask=attention_mask)
         if "fourier" in config.mixers:
             masked = real if config.padding == "mask" else None
-            device, dtype, few = hidden_states.device, matrix_dtype(hidden_states), few_tokens(*hidden_states.shape)
-            hidden_matrices = (self.hidden_cos, self.hidden_sin)
-            if folds(config.backend, length, masked is not None, device.type, dtype, few, config.output_projection,
-                     self.compiled(), torch.is_grad_enabled()):
+            device, dtype, hidden_matrices = hidden_states.device, matrix_dtype(hidden_states), (self.hidden_cos, self.hidden_sin)
+            backend = fourier_backend(config, hidden_states.shape, masked is not None, device.type, dtype, self.compiled(),
+                                      torch.is_grad_enabled())
+            if backend == "folded":
                 plan = plan_folded(length, width, masked, config.fourier_norm, device, dtype)
             else:
-                plan = plan_fourier(length, width, masked, config.fourier_norm, config.backend, device, dtype, few)
+                plan = plan_fourier(length, width, masked, config.fourier_norm, backend, device, dtype)
                 if plan.cos is not None and takes_whole_spectrum(hidden_states, dtype):
                     plan = with_whole_spectrum(plan, hidden_matrices)
             fourier = (plan, hidden_matrices)
@@ -138,10 +145,17 @@ class FNetBertEncoder(nn.Module):
         block_inputs: what each block is given in place of the output of the one before (block-wise distillation).
         """
         sequence = self.sequence(hidden_states, attention_mask)
-        states = [hidden_states]
-        for layer, given in zip(self.layer, block_inputs or itertools.repeat(None)):
-            states.append(layer(states[-1] if given is None else given, sequence))
+        states, projections = [hidden_states], self.projections(hidden_states, sequence)
+        for layer, projection, given in zip(self.layer, projections, block_inputs or itertools.repeat(None)):
+            own = sequence if projection is None else sequence._replace(projection=projection)
+            states.append(layer(states[-1] if given is None else given, own))
         return states
+
+    def projections(self, hidden_states: torch.Tensor, sequence: Sequence) -> list[torch.Tensor | None]:
+        """Each layer's folded projection, made of all at once, or None where it does not fold."""
+        folding = [layer.attention for layer in self.layer if layer.attention.folds(sequence)]
+        made = iter(folded_projections(folding, sequence, hidden_states)) if folding else None
+        return [next(made) if layer.attention.folds(sequence) else None for layer in self.layer]
 
 
 class FNetBertPreTrainedModel(BertPreTrainedModel):

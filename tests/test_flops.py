@@ -51,9 +51,9 @@ def test_torch_does_not_see_the_fft_and_the_formula_adds_it(name):
 
 @pytest.mark.parametrize("seq", [8, 30, 32])
 def test_folding_halves_the_projection(seq):
-    """torch sees the fold too, 4 h² d a layer; the formula neglects what is done once a batch."""
+    """torch sees the fold too, 4 h d² a layer; the formula neglects what is done once a step."""
     config = student_config(teacher(30, 5), "fnet", backend="folded")
-    ours, fold = F.flops(config, 2, seq), 3 * 4 * 16 * 16 * 30
+    ours, fold = F.flops(config, 2, seq), 3 * 4 * 16 * 30 * 30
     assert sum(ours.values()) - ours["norms"] + fold == counted(FNetBertForSequenceClassification(config), 2, seq)
     assert 0.5 < F.folded_projection_flops(512, 768) / (2 * 512 * 768**2) < 0.55
     long = {kind: F.mixing_flops(config, "fourier", 8192, masked)[0] for kind, masked in (("full", False), ("padded", True))}

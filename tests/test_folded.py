@@ -10,7 +10,8 @@ from fnetlib import FNetBertConfig, FNetBertForMaskedLM
 from fnetlib.config import student_config
 from fnetlib.mixers import fourier
 from fnetlib.mixers.folded import (
-    FOLDED_HALF_MAX_LENGTH, FOLDED_SHORTER_MAX_LENGTH, FoldedPlan, _FoldedMix, folded_mix, folds, plan_folded,
+    FOLDED_HALF_MAX_LENGTH, FOLDED_SHORTER_MAX_LENGTH, FoldedPlan, _FoldedMix, fold_projections, folded_mix, folds,
+    matrices_of, plan_folded,
 )
 from fnetlib.mixers.fourier import MATMUL_MAX_LENGTH
 
@@ -19,6 +20,12 @@ from test_modeling import inputs, student
 
 def reference(x, norm, weight):
     return np.fft.fft2(x.double().numpy(), axes=(-2, -1), norm=norm).real @ weight.double().numpy().T
+
+
+def folded(x, plan, weight, dtype=None):
+    """Mixing and projection by `weight`, as a model takes them."""
+    made = fold_projections(weight[None], plan, fourier.hidden_dft(x.shape[-1]), dtype or x.dtype)[0]
+    return folded_mix(x, plan, made)
 
 
 def relative_error(ours, theirs):
@@ -32,7 +39,7 @@ def test_equals_numpys_fft_and_a_projection(length, width, out, seed, norm):
     generator = torch.Generator().manual_seed(seed)
     x, weight = torch.randn(2, length, width, generator=generator), torch.randn(out, width, generator=generator)
     plan = plan_folded(length, width, None, norm)
-    assert relative_error(folded_mix(x, plan, weight), reference(x, norm, weight)) < 3e-6
+    assert relative_error(folded(x, plan, weight), reference(x, norm, weight)) < 3e-6
 
 
 @settings(max_examples=60, deadline=None)
@@ -42,7 +49,7 @@ def test_masked_examples_have_their_own_length_wherever_the_padding_is(length, w
     x, weight = torch.randn(3, length, width, generator=generator), torch.randn(5, width, generator=generator)
     real = torch.rand(3, length, generator=generator) < 0.6
     real[:, torch.randint(length, (1,), generator=generator)] = True
-    out = folded_mix(x, plan_folded(length, width, real, norm), weight)
+    out = folded(x, plan_folded(length, width, real, norm), weight)
     for example, own, mask in zip(x, out, real):
         assert relative_error(own[mask], reference(example[mask], norm, weight)) < 5e-6
         assert not own[~mask].any()
@@ -61,7 +68,8 @@ def test_gradients_are_those_of_torchs_fft_in_double_precision(length, width, ma
     theirs = torch.zeros(2, length, 3, dtype=torch.double)
     for i, mask in enumerate(real):
         theirs[i, mask] = torch.fft.fft2(x[i, mask], norm="ortho").real @ weight.T
-    ours = _FoldedMix.apply(x, weight, plan, torch.double)
+    projection = fold_projections(weight[None], plan, fourier.hidden_dft(width), torch.double)[0]
+    ours = _FoldedMix.apply(x, projection, plan, torch.double)
     upstream = torch.randn(ours.shape, generator=generator, dtype=torch.double)
     wanted = torch.autograd.grad(theirs, (x, weight), upstream)
     for found, expected in zip(torch.autograd.grad(ours, (x, weight), upstream), wanted):
@@ -101,7 +109,7 @@ def test_half_precision_within_a_stated_bound(dtype, bound, length, masked):
     generator = torch.Generator().manual_seed(1)
     x, weight = torch.randn(2, length, 48, generator=generator).to(dtype), torch.randn(48, 48, generator=generator).to(dtype)
     plan = plan_folded(length, 48, torch.ones(2, length, dtype=torch.bool) if masked else None, "ortho")
-    out = folded_mix(x, plan, weight)
+    out = folded(x, plan, weight)
     assert out.dtype == dtype and relative_error(out.float(), reference(x.float(), "ortho", weight.float())) < bound
 
 
@@ -122,6 +130,29 @@ def test_models_agree_with_the_other_backends_in_values_and_gradients(tiny_confi
     for parameter, ours in gradients[1].items():
         scale = float(gradients[0][parameter].abs().max())
         torch.testing.assert_close(ours, gradients[0][parameter], atol=2e-4 * scale + 1e-7, rtol=0, msg=parameter)
+
+
+def test_layers_make_their_own_projections_where_none_are_given(tiny_config):
+    """One product of all layers, or one of each: the same blocks, whatever is mixed in between."""
+    for name in ("fnet", "hybrid-2"):
+        encoder = student(tiny_config, name, backend="folded").bert.encoder
+        hidden = torch.randn(2, 12, tiny_config.hidden_size)
+        sequence, own = encoder.sequence(hidden, None), [hidden]
+        assert [p is None for p in encoder.projections(hidden, sequence)] == [m == "attention" for m in encoder.config.mixers]
+        for layer in encoder.layer:
+            own.append(layer(own[-1], sequence))
+        torch.testing.assert_close(torch.stack(encoder(hidden, None)), torch.stack(own), atol=1e-6, rtol=1e-5)
+
+
+def test_matrices_are_made_once_and_serve_training_after_inference():
+    matrices_of.cache_clear()
+    with torch.inference_mode():
+        first = plan_folded(24, 16, None, "ortho").token_matrices
+    plan = plan_folded(24, 16, None, "ortho")
+    assert plan.token_matrices[0] is first[0] and plan_folded(26, 16, None, "ortho").token_matrices[0] is not first[0]
+    x = torch.randn(1, 24, 16, requires_grad=True)
+    folded(x, plan, torch.eye(16)).sum().backward()
+    assert x.grad.isfinite().all()
 
 
 def test_the_mixer_alone_gives_the_plain_transform(tiny_config):

@@ -12,11 +12,14 @@ class Sequence(NamedTuple):
 
     real: `[batch, seq]` bool, True where a token is not padding; None where nothing is padded.
     attention_mask: what BERT's attention takes (its form depends on the attention implementation), or None.
-    fourier: the sequence axis' transform, a `FourierPlan`; None where no layer is a Fourier layer.
+    fourier: the sequence axis' transform, a `FourierPlan` or `FoldedPlan`, and the hidden axis' matrices; None where no layer is a
+        Fourier layer.
     filter: which tokens are inner, first and last, a `FilterPlan`; None where no layer has filters.
+    projection: not shared: this layer's, of `folded.fold_projections`; None: it makes its own if it needs it.
     """
 
     real: torch.Tensor | None = None
     attention_mask: Any = None
     fourier: Any = None
     filter: Any = None
+    projection: torch.Tensor | None = None

@@ -6,6 +6,7 @@ A cosine has the same value at j and n−j, a sine the opposite one. So C_n sees
 differences, and both give rows that mirror each other; likewise C_d, S_d and the columns. Folded, each product is one
 on half of the rows and half of the columns (the even-odd step of every fast transform), and the projection, which
 takes C_d W and S_d W on half of the rows each, costs half of what it costs elsewhere: up to 512 tokens that is less than no mixing.
+C_d W and S_d W are themselves one product a step, of all layers at once: layer by layer their kernels would cost more than their work.
 
 All that is not a product is sums of a few rows, which a compiler joins with what comes before and after. With a mask
 every example has a length of its own, see `fourier.py`, and so rows and matrices of its own.
@@ -13,6 +14,7 @@ every example has a length of its own, see `fourier.py`, and so rows and matrice
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -20,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-from .fourier import MATMUL_MAX_LENGTH, matrix_dtype
+from .fourier import MATMUL_MAX_LENGTH, choose_backend, few_tokens, matrix_dtype
 
 # In half precision on a GPU, by 04_efficiency on an H200, layers compiled: the longest sequences that are folded. Beyond, FFTs are
 # faster; in inference, and with a mask, they are at 8,192 tokens.
@@ -45,6 +47,16 @@ def folds(backend: str, length: int, masked: bool, device: str, dtype: torch.dty
         longest = FOLDED_HALF_MAX_LENGTH if training and not masked else FOLDED_SHORTER_MAX_LENGTH
     pays = projects and on_tensor_cores and compiled and not few and not (masked and length <= UNFOLDED_MASKED_MAX_LENGTH)
     return length <= longest and (backend == "folded" or backend == "auto" and pays)
+
+
+def fourier_backend(config, shape: tuple[int, int, int], masked: bool, device: str, dtype: torch.dtype, compiled: bool,
+                    training: bool = True) -> str:
+    """How the Fourier layers of `config` transform `[batch, seq, hidden]` of this shape: `folded`, `matmul` or `fft`. Other
+    arguments as in `folds`."""
+    length, few = shape[1], few_tokens(*shape)
+    if folds(config.backend, length, masked, device, dtype, few, config.output_projection, compiled, training):
+        return "folded"
+    return choose_backend(config.backend, length, masked, device, dtype, few)
 
 
 class Fold(NamedTuple):
@@ -110,15 +122,12 @@ class OwnFolds(NamedTuple):
 
 
 class FoldedPlan(NamedTuple):
-    """Both axes' transforms for one batch: how each is folded, and its matrices of cosines and of sines.
-
-    tokens: the sequence axis, its matrices `[batch or 1, rows, rows]`, scaled; columns: the hidden axis, `[rows, rows]`.
-    """
+    """How both axes are folded for one batch, and the sequence axis' matrices of cosines and of sines,
+    `[batch or 1, rows, rows]`, scaled."""
 
     tokens: Fold | OwnFolds
     columns: Fold
     token_matrices: tuple[torch.Tensor, torch.Tensor]
-    column_matrices: tuple[torch.Tensor, torch.Tensor]
 
 
 def aligned(rows: int, places: int) -> int:
@@ -135,59 +144,80 @@ def cosines_and_sines(rows: int, lengths: torch.Tensor) -> tuple[torch.Tensor, t
     return angle.cos() * used, angle.sin() * used
 
 
+@functools.lru_cache(maxsize=4)
+def matrices_of(length: int, rows: int, scale: float, device: torch.device, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """`cosines_and_sines` of one length, scaled, kept for the next batch: at 8,192 tokens to make them takes as long as a layer does.
+
+    Normal tensors whoever asks first: those of inference mode could not be used in training.
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        matrices = cosines_and_sines(rows, torch.full((1, 1, 1), length, device=device))
+        return tuple((matrix * scale).to(dtype) for matrix in matrices)
+
+
 def plan_folded(length: int, width: int, real: torch.Tensor | None, norm: str, device=None,
                 dtype: torch.dtype = torch.float32) -> FoldedPlan:
     """Prepare one batch, shared by all layers.
 
     real: `[batch, seq]` bool, or None; norm: `backward` or `ortho`; dtype: of the matrices.
     """
-    rows, half = aligned(length // 2 + 1, length), aligned(width // 2 + 1, width)
-    lengths = torch.full((1, 1), length, device=device) if real is None else real.sum(1).clamp(min=1)[:, None]
-    tokens = Fold(length, rows) if real is None else OwnFolds.of(real, lengths, rows)
+    rows, columns = aligned(length // 2 + 1, length), Fold(width, aligned(width // 2 + 1, width))
+    if real is None:
+        scale = (length * width) ** -0.5 if norm == "ortho" else 1.0
+        known = matrices_of.__wrapped__ if torch.compiler.is_compiling() else matrices_of
+        return FoldedPlan(Fold(length, rows), columns, known(length, rows, scale, torch.device(device or "cpu"), dtype))
+    lengths = real.sum(1).clamp(min=1)[:, None]
     scale = (lengths[..., None] * width).float().rsqrt() if norm == "ortho" else 1.0
-    of_tokens = cosines_and_sines(rows, lengths[..., None])
-    of_columns = cosines_and_sines(half, torch.full((1, 1, 1), width, device=device))
-    return FoldedPlan(tokens, Fold(width, half), tuple((matrix * scale).to(dtype) for matrix in of_tokens),
-                      tuple(matrix[0].to(dtype) for matrix in of_columns))
+    matrices = cosines_and_sines(rows, lengths[..., None])
+    return FoldedPlan(OwnFolds.of(real, lengths, rows), columns, tuple((matrix * scale).to(dtype) for matrix in matrices))
 
 
-def folded_mix(x: torch.Tensor, plan: FoldedPlan, weight: torch.Tensor) -> torch.Tensor:
-    """Re(FFT2) of `[batch, seq, hidden]` times `weight` transposed: `[batch, seq, out]`; padded positions are 0.
+def fold_projections(weights: torch.Tensor, plan: FoldedPlan, hidden_matrices: tuple[torch.Tensor, torch.Tensor],
+                     dtype: torch.dtype) -> torch.Tensor:
+    """The hidden axis' transform within each projection, C_d W beside S_d W on half of the rows: `[layers, 2, rows, out]`.
 
-    weight: `[out, hidden]`, times the gain. The gradients are of first order only.
+    weights: `[layers, out, hidden]`, times the gain; hidden_matrices: see `fourier.hidden_dft`; dtype: of the product.
     """
-    return _FoldedMix.apply(x, weight, plan, matrix_dtype(x))
+    rows, (layers, out, _) = plan.columns.rows, weights.shape
+    with torch.autocast(weights.device.type, enabled=False):
+        transforms = torch.cat([matrix[:, :rows] for matrix in hidden_matrices], 1).T.to(dtype)
+        return (transforms @ weights.mT.to(dtype)).view(layers, 2, rows, out)
+
+
+def folded_mix(x: torch.Tensor, plan: FoldedPlan, projection: torch.Tensor) -> torch.Tensor:
+    """Re(FFT2) of `[batch, seq, hidden]`, projected: `[batch, seq, out]`; padded positions are 0.
+
+    projection: `[2, rows, out]`, of `fold_projections`. The gradients are of first order only.
+    """
+    return _FoldedMix.apply(x, projection, plan, matrix_dtype(x))
 
 
 class _FoldedMix(torch.autograd.Function):
     """The gradient of folding is unfolding, sums no less: left to autograd it would scatter, number by number."""
 
     @staticmethod
-    def forward(ctx, x: torch.Tensor, weight: torch.Tensor, plan: FoldedPlan, dtype: torch.dtype) -> torch.Tensor:
-        ctx.plan, ctx.dtype, ctx.dtypes = plan, dtype, (x.dtype, weight.dtype)
-        saved, out = [], []
+    def forward(ctx, x: torch.Tensor, projection: torch.Tensor, plan: FoldedPlan, dtype: torch.dtype) -> torch.Tensor:
+        ctx.plan, ctx.dtype, ctx.dtypes = plan, dtype, (x.dtype, projection.dtype)
+        projection, saved, out = projection.to(dtype), [], []
         with torch.autocast(x.device.type, enabled=False):
             for sine in (0, 1):  # numbers: a compiler looks nothing up by a truth value
-                columns = plan.column_matrices[sine].to(dtype) @ plan.columns.fold(weight.T, 0, sine).to(dtype)
                 folded = plan.columns.fold(plan.tokens.fold(x, 1, sine), -1, sine).to(dtype)
-                saved += [columns, folded]
-                out.append(plan.tokens.unfold(plan.token_matrices[sine].to(dtype) @ (folded @ columns), 1, sine))
-        ctx.save_for_backward(*saved)
+                saved.append(folded)
+                out.append(plan.tokens.unfold(plan.token_matrices[sine].to(dtype) @ (folded @ projection[sine]), 1, sine))
+        ctx.save_for_backward(projection, *saved)
         return out[0] - out[1]
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        plan, dtype, saved, of_x, of_weight = ctx.plan, ctx.dtype, ctx.saved_tensors, [], []
+        plan, dtype, (projection, *saved), of_x, of_projection = ctx.plan, ctx.dtype, ctx.saved_tensors, [], []
         with torch.autocast(gradient.device.type, enabled=False):
-            for sine in (0, 1):
-                columns, folded = saved[2 * sine: 2 * sine + 2]
+            for sine, folded in enumerate(saved):
                 rows = plan.token_matrices[sine].to(dtype).mT @ plan.tokens.fold(gradient, 1, sine).to(dtype)
-                of_x.append(plan.tokens.unfold(plan.columns.unfold(rows @ columns.T, -1, sine), 1, sine))
-                of_columns = plan.column_matrices[sine].to(dtype).T @ (folded.flatten(0, 1).T @ rows.flatten(0, 1))
-                of_weight.append(plan.columns.unfold(of_columns, 0, sine).T)
-        of_states, of_projection = ctx.dtypes
-        return (of_x[0] - of_x[1]).to(of_states), (of_weight[0] - of_weight[1]).to(of_projection), None, None
+                of_x.append(plan.tokens.unfold(plan.columns.unfold(rows @ projection[sine].T, -1, sine), 1, sine))
+                of_projection.append(folded.flatten(0, 1).T @ rows.flatten(0, 1))
+            of_projection = torch.stack([of_projection[0], -of_projection[1]])
+        return (of_x[0] - of_x[1]).to(ctx.dtypes[0]), of_projection.to(ctx.dtypes[1]), None, None
 
 
 def take(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:

@@ -119,14 +119,14 @@ def choose_backend(backend: str, length: int, masked: bool = True, device: str =
 
 def plan_fourier(
     length: int, width: int, real: torch.Tensor | None, norm: str, backend: str, device=None,
-    dtype: torch.dtype = torch.float32, few: bool = False,
+    dtype: torch.dtype = torch.float32,
 ) -> FourierPlan:
     """Prepare the sequence axis' transform of one batch, shared by all layers.
 
     real: `[batch, seq]` bool, or None to transform the whole padded length. norm: `backward` or `ortho`. dtype: of the
-    real matrices. few: see `choose_backend`.
+    real matrices.
     """
-    backend = choose_backend(backend, length, real is not None, torch.device(device or "cpu").type, dtype, few)
+    backend = choose_backend(backend, length, real is not None, torch.device(device or "cpu").type, dtype)
     if real is None:
         scale = (length * width) ** -0.5 if norm == "ortho" else 1.0
         if backend == "fft":
@@ -215,8 +215,8 @@ class FourierMixer(nn.Module):
         """`[batch, seq, hidden]` -> `[batch, seq, hidden]`; padded positions are 0 where padding is masked."""
         plan, hidden_matrices = sequence.fourier
         if not isinstance(plan, FourierPlan):  # folded into a projection, see folded.py; here there is none
-            from .folded import folded_mix
+            from .folded import fold_projections, folded_mix
 
             identity = torch.eye(hidden_states.shape[-1], dtype=hidden_states.dtype, device=hidden_states.device)
-            return folded_mix(hidden_states, plan, identity)
+            return folded_mix(hidden_states, plan, fold_projections(identity[None], plan, hidden_matrices, matrix_dtype(hidden_states))[0])
         return fourier_mix(hidden_states, plan, hidden_matrices)
