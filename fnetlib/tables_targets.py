@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import pandas as pd
@@ -24,9 +25,13 @@ def look_up(found: dict[str, Any], at: str) -> Any:
 
 
 def best_within(found: dict[str, Any], at: str, minutes: float) -> str:
-    """Of `quality/qnli/fnet/recovery` the path to the best adapted `fnet` with at most these minutes and enough pairs; `at` if there is none."""
+    """Of `quality/qnli/fnet/recovery` the path to the best adapted `fnet` with at most these minutes and enough pairs; `at` if there is
+    none. A hybrid may keep as many layers of attention anywhere: `hybrid-at-1-4` counts as `hybrid-2`."""
     *parents, model, figure = at.split("/")
-    entries = {name: entry for name, entry in (look_up(found, "/".join(parents)) or {}).items() if name.startswith(f"{model}@")
+    names, hybrid = re.escape(model), re.fullmatch(r"hybrid-(\d+)(\+\w+)?", model)
+    if hybrid:
+        names += rf"|hybrid-at(-\d+){{{hybrid[1]}}}{re.escape(hybrid[2] or '')}"
+    entries = {name: entry for name, entry in (look_up(found, "/".join(parents)) or {}).items() if re.match(rf"({names})@", name)
                and entry.get("minutes", math.inf) <= minutes and entry["pairs"] >= FEWEST_PAIRS and entry[figure] is not None}
     best = max(entries, key=lambda name: entries[name][figure], default=model)
     return "/".join([*parents, best, figure])
@@ -54,7 +59,7 @@ def table(results: Results) -> Table:
             for target, r in zip(results.preset.targets, data.itertuples())]
     notes = ["The aims are those of the study's plan; those of `+taylor`, a later addition, are its plain models'. Figures are those of `summary.json`, brackets their 95% intervals; within so many minutes the best of "
              f"what was tried, at {FEWEST_PAIRS} seeds or more, which the same scores choose. *The bound*: the "
-             "same model with no mixing at all; no mixer can pass it."]
+             "same model with no mixing at all; no mixer can pass it. A hybrid's attention may be in any layers."]
     if not rows:
         notes = ["This preset sets no targets."]
     return Table("targets", tagged("Targets", results.tag), data, {"": pd.DataFrame(rows)} if rows else {}, notes)

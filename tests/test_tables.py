@@ -628,6 +628,15 @@ def test_targets_pass_over_models_whose_minutes_are_not_known(made, monkeypatch)
     assert "not measured" in tables_targets.table(made(*study_records())).markdown()
 
 
+def test_a_hybrids_target_counts_every_placement_of_as_much_attention(made, monkeypatch):
+    scores = {"hybrid-2@2min": 0.7, "hybrid-at-1-4@2min": 0.8, "hybrid-at-1-2-4@2min": 0.99, "hybrid-at-1-4+taylor@2min": 0.98}
+    found = {"quality": {"cola": {name: {"recovery": value, "minutes": 2, "pairs": 3} for name, value in scores.items()}}}
+    monkeypatch.setattr(tables_targets, "figures", lambda results: found)
+    data = tables_targets.frame(made(*study_records())).set_index("at")
+    assert data["value"]["quality/cola/hybrid-at-1-4@2min/recovery"] == 0.8
+    assert data["value"]["quality/cola/hybrid-at-1-4+taylor@2min/recovery"] == 0.98 and "hybrid-at-1-2-4" not in "".join(data.index)
+
+
 def test_a_target_says_where_its_figure_is_a_lower_bound(made, monkeypatch):
     speedup = {"speedup": {"1x": 20.0, "2x": 5.0}, "speedup_is_lower_bound": {"1x": True, "2x": False}}
     monkeypatch.setattr(tables_targets, "figures", lambda results: {"xatl": {"fnet": speedup}})
