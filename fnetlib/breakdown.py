@@ -17,6 +17,7 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from torch import nn
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, record_function
 
 from .plots import _empty, _finish, _panels
@@ -127,6 +128,14 @@ def parts(model: nn.Module, step: Callable[[], Any], device: str) -> dict[str, f
             if on_gpu:
                 torch.cuda.synchronize()
     return seconds_by_part(profile.events(), on_gpu)
+
+
+def kernel_seconds(step: Callable[[], Any]) -> float:
+    """Seconds that a GPU's kernels take in one `step`, without the gaps between them."""
+    with torch.profiler.profile(activities=[ProfilerActivity.CUDA]) as profile:
+        step()
+        torch.cuda.synchronize()
+    return sum(event.self_device_time_total for event in profile.key_averages() if event.device_type == DeviceType.CUDA) / 1e6
 
 
 def with_gaps(found: dict[str, float], step_seconds: float, on_gpu: bool) -> dict[str, float]:

@@ -10,11 +10,14 @@ GPU only eager times tell the ways apart.) Beside them:
 - `product`: a large square matrix product, the matrix units' speed (Williams 2009, the roofline model's two ceilings);
 - `projection`: BERT's output projection. `folded` mixing is part of it and is shown as the time beyond it.
 
+A GPU's kernels are also timed by the profiler, without the gaps between them: at 32,768 tokens a copy takes no longer than its launch.
+
 With `padded`, sequences have n/2 to n tokens and a mask, and each gets its own length's transform.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -26,7 +29,7 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
-from . import efficiency, flops
+from . import breakdown, efficiency, flops
 from .contender import KINDS, Setting, real_tokens
 from .efficiency import rounds, spread
 from .mixers.folded import FOLDED_SHORTER_MAX_LENGTH, fold_projections, folded_mix, plan_folded
@@ -81,6 +84,7 @@ class Way:
     def __init__(self, name: str, block: Block, seed: int):
         self.name, self.block, self.setting, self.seed = name, block, block.setting, seed
         self.times: dict[str, list[float]] = {kind: [] for kind in KINDS}
+        self.kernels: dict[str, float] = {}
         self.drop()
 
     def build(self) -> None:
@@ -106,6 +110,13 @@ class Way:
                     self.call(self.x)
             else:
                 torch.autograd.grad(self.call(self.x), self.inputs, self.gradient)  # not added to an older one: that is no mixing
+
+    def take_apart(self) -> None:
+        """The kernels' seconds of one call, the median of as many steps as a call is repeated."""
+        if self.setting.device == "cuda" and self.error is None:
+            with contextlib.suppress(RuntimeError):  # no profiler, no kernels; the times stand
+                self.kernels = {kind: float(np.median([breakdown.kernel_seconds(lambda: self.step(kind)) for _ in range(CALLS)])) / CALLS
+                                for kind in KINDS}
 
     def drop(self, error: str | None = None) -> None:
         self.error = error
@@ -178,10 +189,13 @@ def _measure_block(params: EfficiencyParams, block: Block, name: str, clock: Cal
             efficiency._try(way, way.build, s.device)
         for kind in KINDS:
             rounds(contenders, kind, params.warmup, params.repeats, clock)
+        for way in contenders:
+            way.take_apart()
     for way in contenders:
         if way.error:
             say(f"{way.name}, {s.length} tokens, {s.precision}, {s.mode}: {way.error}")
-    timing = {way.name: {"flops": way.flops(), **{kind: {**spread([t / CALLS for t in way.times[kind]], "_s"), "n": params.repeats}
+    timing = {way.name: {"flops": way.flops(), **{kind: {**spread([t / CALLS for t in way.times[kind]], "_s"), "n": params.repeats,
+                                                         **({"kernels_s": way.kernels[kind]} if way.kernels else {})}
                                                   for kind in KINDS}} for way in contenders if way.error is None}
     efficiency._free(s.device)
     return Record(run_id=run_id(params, block, name), stage="mixing", model="fnet", seed=params.seed,
@@ -192,21 +206,47 @@ def _measure_block(params: EfficiencyParams, block: Block, name: str, clock: Cal
 
 def frame(records: list[Record]) -> pd.DataFrame:
     """One row a (block, way): seconds of a forward call and of one with backward, beyond the projection for `folded`;
-    times the memory's bound; whether it is the fastest of its block in training."""
+    times the memory's bound, by the kernels alone too; whether it is the fastest of its block in training."""
     rows = []
     for r in records:
-        beside = {kind: (r.timing.get("projection", {}).get(kind) or {}).get("median_s") for kind in KINDS}
-        copied = (r.timing.get("copy", {}).get("infer") or {}).get("median_s")
-        copy = {"infer": copied, "train": 2 * copied if copied else None}  # a backward pass moves no less than a forward one
-        found = []
-        for way in (way for way in WAYS if way in r.timing):
-            seconds = {kind: r.timing[way][kind]["median_s"] - (beside[kind] or 0.0) * (way == "folded") for kind in KINDS}
-            found.append({**r.params, "on_gpu": r.env["device"].startswith("cuda"), "way": way, "flops": r.timing[way]["flops"],
-                          **{f"{kind}_s": seconds[kind] for kind in KINDS},
-                          **{f"{kind}_vs_copy": seconds[kind] / copy[kind] if copy[kind] else np.nan for kind in KINDS}})
+        found = [{**r.params, "on_gpu": r.env["device"].startswith("cuda"), "way": way, "flops": r.timing[way]["flops"],
+                  **{f"{kind}_s": _beyond(r, way, kind, "median_s") for kind in KINDS},
+                  **{f"{kind}_vs_copy": _vs_copy(r, way, kind, "median_s") for kind in KINDS},
+                  **{f"{kind}_kernels_vs_copy": _vs_copy(r, way, kind, "kernels_s") for kind in KINDS}}
+                 for way in WAYS if way in r.timing]
         fastest = min(found, key=lambda row: row["train_s"], default=None)
         rows += [{**row, "fastest": row is fastest} for row in found]
     return pd.DataFrame(rows)
+
+
+def _seconds(r: Record, way: str, kind: str, of: str) -> float:
+    return ((r.timing.get(way) or {}).get(kind) or {}).get(of, np.nan)
+
+
+def _beyond(r: Record, way: str, kind: str, of: str) -> float:
+    """Of a way's seconds what is mixing: `folded` is a projection too, if one was measured."""
+    projection = _seconds(r, "projection", kind, of) if way == "folded" else 0.0
+    return _seconds(r, way, kind, of) - (0.0 if np.isnan(projection) else projection)
+
+
+def _vs_copy(r: Record, way: str, kind: str, of: str) -> float:
+    copied = _seconds(r, "copy", "infer", of)
+    return _beyond(r, way, kind, of) / (copied if kind == "infer" else 2 * copied)  # a backward pass moves no less than a forward one
+
+
+def entries(records: list[Record]) -> dict[str, Any]:
+    """The summary's figures: `gpu.n<length>.<train|infer>` = {vs_memory, way, device, mode}: the least time of the kernels, full
+    sequences in bf16, over that of the memory's two passes."""
+    data = frame(records)
+    found: dict[str, Any] = {}
+    data = data[data["on_gpu"] & data["precision"].eq("bf16") & ~data["padded"].astype(bool)] if len(data) else data
+    for (length, kind) in ((n, kind) for n in sorted(set(data["length"])) for kind in KINDS) if len(data) else ():
+        known = data[data["length"].eq(length) & data[f"{kind}_kernels_vs_copy"].notna()]
+        if len(known):
+            best = known.loc[known[f"{kind}_kernels_vs_copy"].idxmin()]
+            found.setdefault(f"n{length}", {})[kind] = {
+                "vs_memory": round(float(best[f"{kind}_kernels_vs_copy"]), 4), "way": best["way"], "device": best["device"], "mode": best["mode"]}
+    return {"gpu": found} if found else {}
 
 
 def table(records: list[Record]) -> Table:
@@ -218,11 +258,14 @@ def table(records: list[Record]) -> Table:
         for r in group.itertuples():
             cell = f"{number(r.train_vs_copy, 1)} ({number(r.infer_vs_copy, 1)})"
             cell += f", {number(r.train_s * 1e3, 3)} ({number(r.infer_s * 1e3, 3)}) ms" * r.on_gpu
+            if not np.isnan(r.train_kernels_vs_copy):
+                cell += f"; kernels {number(r.train_kernels_vs_copy, 1)} ({number(r.infer_kernels_vs_copy, 1)})"
             rows.setdefault(r.length, {"Length": r.length, "Batch": r.batch})[r.way] = f"**{cell}**" if r.fastest else cell
         title = f"{device}: width {width}, {precision}, {mode}, {'n/2 to n tokens, masked' if padded else 'full length'}"
         sections[title] = pd.DataFrame([rows[length] for length in sorted(rows)])
     notes = ["Times over that of reading and writing the tensor twice, and twice again in the backward pass: forward with backward, in "
-             "brackets forward alone; medians. *folded* is the time beyond the projection that it is part of. Bold: the fastest with backward."]
+             "brackets forward alone; medians. *folded* is the time beyond the projection that it is part of. Bold: the fastest with backward. *Kernels*: the same by the "
+             "kernels' own time, without the gaps between them."]
     return Table("mixing", "The mixing alone", data, sections, notes if len(data) else ["Not measured here."])
 
 

@@ -6,7 +6,7 @@ import torch
 
 from fnetlib import mixing_speed
 from fnetlib.contender import Setting, real_tokens
-from fnetlib.mixing_speed import WAYS, Block, frame, function, roofline, sentences, table, ways
+from fnetlib.mixing_speed import WAYS, Block, entries, frame, function, roofline, sentences, table, ways
 from fnetlib.params import EfficiencyParams
 from fnetlib.records import RecordStore
 
@@ -67,6 +67,28 @@ def test_folded_counts_beyond_the_projection_and_the_fastest_is_bold(tmp_path):
     another = record.model_copy(update={"params": {**record.params, "device": "another GPU"}})
     assert len([a for a in roofline([record, another]).axes if a.has_data()]) == 2  # each below its own ceilings
     assert ceiling.max() <= record.timing["product"]["flops"] / 1e-3 / 1e12 * 1.001
+
+
+def test_kernels_are_summed_on_a_gpu_and_shown_beside(tmp_path, monkeypatch):
+    params = EfficiencyParams.parse({**TINY, "lengths": "8"})
+    made, *_ = mixing_speed.measure(params, RecordStore(tmp_path))
+    assert "kernels_s" not in made.timing["fft"]["train"] and entries([made]) == {}
+    way = mixing_speed.Way("fft", Block(Setting(8, 2, "bf16", "layers", "cuda"), 16, False), 0)
+    taken = iter([5.0, 1.0, 3.0, 2.0, 4.0, 50.0, 10.0, 30.0, 20.0, 40.0])
+    monkeypatch.setattr(mixing_speed.breakdown, "kernel_seconds", lambda step: next(taken))
+    way.take_apart()
+    assert way.kernels == {"infer": 3.0 / 5, "train": 30.0 / 5}
+    record = on_gpu(made, copy=1e-4, projection=3e-4, fft=5e-4, folded=5e-4)
+    kernels = {"copy": (2e-5, 2e-5), "projection": (1e-4, 3e-4), "fft": (1e-4, 3e-4), "folded": (1.3e-4, 3.6e-4)}  # infer, train
+    timing = {way: {**values, **{kind: {**values[kind], "kernels_s": seconds} for kind, seconds in zip(("infer", "train"), kernels[way])}}
+              for way, values in record.timing.items()}
+    record = record.model_copy(update={"timing": timing, "params": {**record.params, "precision": "bf16", "mode": "layers"}})
+    rows = frame([record]).set_index("way")
+    assert rows["infer_kernels_vs_copy"].to_dict() == pytest.approx({"fft": 5, "folded": 1.5})
+    assert rows["train_kernels_vs_copy"].to_dict() == pytest.approx({"fft": 7.5, "folded": 1.5})
+    assert "kernels 1.5 (1.5)" in table([record]).markdown() and "kernels 7.5 (5.0)" in table([record]).markdown()
+    place = {"way": "folded", "device": record.params["device"], "mode": "layers", "vs_memory": 1.5}
+    assert entries([record]) == {"gpu": {"n8": {"infer": place, "train": place}}}
 
 
 def test_a_way_that_fails_is_said_and_the_others_stay(tmp_path, monkeypatch):
