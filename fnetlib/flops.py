@@ -71,7 +71,7 @@ def fourier_folded_flops(n: int, d: int) -> float:
 
 def folded_projection_flops(n: int, d: int) -> float:
     """4 m h d with m = n/2 + 1 rows and h = d/2 + 1 columns of cosines and of sines, in the place of 2 n d². The 4 h d² that a
-    layer spends once a step to fold it are neglected."""
+    layer spends once a forward pass to fold it are neglected."""
     return 4.0 * aligned(n // 2 + 1, n) * aligned(d // 2 + 1, d) * d
 
 

@@ -63,6 +63,10 @@ class MixingSublayer(nn.Module):
         """Whether mixing, gain and projection are one: what `self.output` would do is done here, see `mixers/folded.py`."""
         return isinstance(self.self, FourierMixer) and isinstance(sequence.fourier[0], FoldedPlan)
 
+    def is_frozen(self) -> bool:
+        """Whether what is folded rests: the projection's weights and the gain."""
+        return not self.output.dense.weight.requires_grad and (self.gain is None or not self.gain.requires_grad)
+
 
 def folded_projections(layers: list[MixingSublayer], sequence: Sequence, hidden_states: torch.Tensor) -> torch.Tensor:
     """`fold_projections` of layers that fold, `[layers, 2, rows, hidden]`; hidden_states: what is mixed."""
@@ -152,10 +156,19 @@ class FNetBertEncoder(nn.Module):
         return states
 
     def projections(self, hidden_states: torch.Tensor, sequence: Sequence) -> list[torch.Tensor | None]:
-        """Each layer's folded projection, made of all at once, or None where it does not fold."""
+        """Each layer's folded projection, made of all at once; None where it does not fold, or must make its own.
+
+        It must where its weights can only be read in its own forward pass (sharded, or on several devices), and where that
+        pass is run again on its own (checkpointing). A frozen layer's is detached: no gradient goes further down for its sake.
+        """
         folding = [layer.attention for layer in self.layer if layer.attention.folds(sequence)]
-        made = iter(folded_projections(folding, sequence, hidden_states)) if folding else None
-        return [next(made) if layer.attention.folds(sequence) else None for layer in self.layer]
+        weights = [layer.output.dense.weight for layer in folding]
+        plain = all(type(weight) is nn.Parameter for weight in weights) and len({weight.device for weight in weights}) == 1
+        if not plain or self.training and any(layer.gradient_checkpointing for layer in self.layer):
+            return [None] * len(self.layer)
+        made = iter(folded_projections(folding, sequence, hidden_states))
+        of_layers = [next(made) if layer.attention.folds(sequence) else None for layer in self.layer]
+        return [own.detach() if own is not None and layer.attention.is_frozen() else own for layer, own in zip(self.layer, of_layers)]
 
 
 class FNetBertPreTrainedModel(BertPreTrainedModel):

@@ -38,19 +38,20 @@ def table(results: Results) -> Table:
         rows = {}
         for r in group.itertuples():
             row = rows.setdefault((r.model, r.minutes), {"Model": r.model, "Layers": r.layers, "Placement": r.placement,
-                                                         "Minutes": f"{r.minutes:g}", "Error": number(r.error)})
+                                                         "Minutes": f"{r.minutes:g}", "Error": number(r.error) + "§" * r.repeated})
             row[f"{r.task_title} {metric_title([r.metric])}"] = mean_sd(r.mean, r.sd, r.n)
         sections[f"{heading(training, teacher)}, {count} layers of attention"] = pd.DataFrame(rows.values())
     notes = ["Layers count from 0. *Search*: error of the last states against the teacher's when the student gets one layer's "
              "attention back, without training; ← is kept. *Top*: FNet's placement; *spread*: evenly over the depth; *measured*: "
              "what the search chose; to a placement that only a search would find, its seconds and the searched student's minutes would have to "
-             "be added. *Error*: mean over layers after distillation, see `distilled.md`."]
+             "be added. *Error*: mean over layers after distillation, on text without masks, see `distilled.md`; § of a repeat of that training, whose first student "
+             "was fine-tuned."]
     if not sections:
         notes = ["No placement was searched or compared here: `python -m fnetlib place --help`, and 03 with recipes `hybrid-at-I-J`."]
     return Table("placement", tagged("Where attention stays", results.tag), data, sections, notes)
 
 
-COLUMNS = [*GROUP, "count", "model", "layers", "placement", "minutes", "error", "task", "task_title", "metric", "mean", "sd", "n"]
+COLUMNS = [*GROUP, "count", "model", "layers", "placement", "minutes", "error", "repeated", "task", "task_title", "metric", "mean", "sd", "n"]
 
 
 @once
@@ -65,7 +66,7 @@ def frame(results: Results) -> pd.DataFrame:
         others = set(mixers.get(r.model, ())) - {"attention"}
         if 0 < len(layers) < depth and others == {"fourier"}:
             rows.append([r.training, r.teacher, len(layers), r.model, ", ".join(map(str, layers)), names(layers, depth, searched),
-                         r.minutes, _error(r, results), r.task, recovery.title_of(r), r.metric, r.mean,
+                         r.minutes, *_error(r, results), r.task, recovery.title_of(r), r.metric, r.mean,
                          r.sd, r.n])
     data = pd.DataFrame(rows, columns=COLUMNS)
     several = data.groupby([*GROUP, "count", "minutes", "task"], sort=False)["model"].transform("nunique") > 1
@@ -74,14 +75,17 @@ def frame(results: Results) -> pd.DataFrame:
     return data.loc[order].reset_index(drop=True)
 
 
-def _error(row: Any, results: Results) -> float | None:
-    """Of the student that these scores are of, on text without masks."""
+def _error(row: Any, results: Results) -> tuple[float | None, bool]:
+    """Of the student that these scores are of, on text without masks; whether its record is of a later training by the same parameters."""
     runs = results.primary
     runs = runs[(runs["training"] == row.training) & (runs["teacher"] == row.teacher) & (runs["model"] == row.model) & (runs["minutes"] == row.minutes)]
     students = {record.adapted.run_id for record in runs["record"] if record.adapted}
     data = distilled.frame(results)
     data = data[data["run_id"].isin(students) & ~data["masks"].astype(bool)]
-    return float(data["error"].iloc[0]) if len(data) else None
+    if data.empty:
+        return None, False
+    trained, = (r.started for r in results.adapt if r.run_id == data["run_id"].iloc[0])
+    return float(data["error"].iloc[0]), any(record.started < trained for record in runs["record"])
 
 
 def _student(record: Record, results: Results) -> str:
@@ -97,7 +101,8 @@ def sentences(results: Results) -> list[str]:
         parts = ", ".join(f"`{r.model}` ({r.layers}{f': {r.placement}' * (r.placement != NONE)}) {mean_sd(r.mean, r.sd, r.n)}"
                           for r in group.itertuples())
         measured = group.dropna(subset="error").sort_values("error")
-        nearest = f"; nearest to the teacher's states before that: `{measured['model'].iloc[0]}`" if len(measured) > 1 else ""
+        order = ", ".join(f"`{r.model}` {number(r.error)}" + "§" * r.repeated for r in measured.itertuples())
+        nearest = f"; mean error of the states before that: {order}" if len(measured) > 1 else ""
         lines.append(f"- **Where attention stays, {group['task_title'].iloc[0]}** ({count} layers, recipe `{training}`, teacher `{teacher}`, "
                      f"after {group['minutes'].iloc[0]:g} minutes): {parts}{nearest}.")
     return lines

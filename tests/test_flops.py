@@ -51,7 +51,7 @@ def test_torch_does_not_see_the_fft_and_the_formula_adds_it(name):
 
 @pytest.mark.parametrize("seq", [8, 30, 32])
 def test_folding_halves_the_projection(seq):
-    """torch sees the fold too, 4 h d² a layer; the formula neglects what is done once a step."""
+    """torch sees the fold too, 4 h d² a layer; the formula neglects what is done once a forward pass."""
     config = student_config(teacher(30, 5), "fnet", backend="folded")
     ours, fold = F.flops(config, 2, seq), 3 * 4 * 16 * 30 * 30
     assert sum(ours.values()) - ours["norms"] + fold == counted(FNetBertForSequenceClassification(config), 2, seq)

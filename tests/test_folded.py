@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from fnetlib import FNetBertConfig, FNetBertForMaskedLM
 from fnetlib.config import student_config
@@ -150,9 +151,38 @@ def test_matrices_are_made_once_and_serve_training_after_inference():
         first = plan_folded(24, 16, None, "ortho").token_matrices
     plan = plan_folded(24, 16, None, "ortho")
     assert plan.token_matrices[0] is first[0] and plan_folded(26, 16, None, "ortho").token_matrices[0] is not first[0]
-    x = torch.randn(1, 24, 16, requires_grad=True)
-    folded(x, plan, torch.eye(16)).sum().backward()
-    assert x.grad.isfinite().all()
+    assert not first[0].is_inference()  # those cannot be saved for a backward pass
+
+
+def test_matrices_that_stand_for_others_are_not_kept():
+    matrices_of.cache_clear()
+    with FakeTensorMode():
+        assert isinstance(plan_folded(24, 16, None, "ortho").token_matrices[0], FakeTensor)
+    assert type(plan_folded(24, 16, None, "ortho").token_matrices[0]) is torch.Tensor
+
+
+def test_frozen_layers_below_need_no_gradient(tiny_config):
+    """As with a projection of each layer's own: the backward pass ends where training does."""
+    model = student(tiny_config, "fnet", backend="folded").bert.train()
+    for module in (model.embeddings, *model.encoder.layer[:2]):
+        module.requires_grad_(False)
+    states = model(**inputs(12), output_hidden_states=True).hidden_states
+    assert [s.requires_grad for s in states] == [False] * 3 + [True] * (len(states) - 3)
+    states[-1].sum().backward()
+    assert model.encoder.layer[2].attention.gain.grad is not None
+
+
+def test_a_layer_makes_its_own_where_weights_are_no_plain_parameters(tiny_config):
+    """As in a model that is sharded: there they can be read in the layer's forward pass only."""
+    class Sharded(torch.Tensor):
+        pass
+
+    encoder = student(tiny_config, "fnet", backend="folded").bert.encoder
+    hidden = torch.randn(2, 12, tiny_config.hidden_size)
+    wanted, dense = torch.stack(encoder(hidden, None)), encoder.layer[0].attention.output.dense
+    dense.weight = torch.nn.Parameter(dense.weight.detach().as_subclass(Sharded))
+    assert encoder.projections(hidden, encoder.sequence(hidden, None)) == [None] * len(encoder.layer)
+    torch.testing.assert_close(torch.stack(encoder(hidden, None)).as_subclass(torch.Tensor), wanted, atol=1e-6, rtol=1e-5)
 
 
 def test_the_mixer_alone_gives_the_plain_transform(tiny_config):

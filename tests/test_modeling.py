@@ -143,14 +143,16 @@ def test_save_and_load_through_auto_classes(tiny_config, tmp_path, name, auto, c
     assert torch.equal(model(**batch)[0], loaded(**batch)[0])
 
 
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("backend", ["auto", "folded"])
 @pytest.mark.parametrize("name", ["fnet", "hybrid-2"])
-def test_gradient_checkpointing_changes_no_gradient(tiny_config, name):
+def test_gradient_checkpointing_changes_no_gradient(tiny_config, name, backend, reentrant):
     batch = inputs() | {"labels": torch.tensor([0, 1, 1])}
     gradients = []
     for checkpointing in (False, True):
-        model = student(tiny_config, name, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).train()
+        model = student(tiny_config, name, backend=backend, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).train()
         if checkpointing:
-            model.gradient_checkpointing_enable()
+            model.gradient_checkpointing_enable({"use_reentrant": reentrant})
         model(**batch).loss.backward()
         gradients.append({k: p.grad.clone() for k, p in model.named_parameters()})
     for key in gradients[0]:

@@ -6,7 +6,7 @@ A cosine has the same value at j and n−j, a sine the opposite one. So C_n sees
 differences, and both give rows that mirror each other; likewise C_d, S_d and the columns. Folded, each product is one
 on half of the rows and half of the columns (the even-odd step of every fast transform), and the projection, which
 takes C_d W and S_d W on half of the rows each, costs half of what it costs elsewhere: up to 512 tokens that is less than no mixing.
-C_d W and S_d W are themselves one product a step, of all layers at once: layer by layer their kernels would cost more than their work.
+C_d W and S_d W are themselves one product a forward pass, of all layers at once: layer by layer they were some ten small kernels.
 
 All that is not a product is sums of a few rows, which a compiler joins with what comes before and after. With a mask
 every example has a length of its own, see `fourier.py`, and so rows and matrices of its own.
@@ -146,7 +146,7 @@ def cosines_and_sines(rows: int, lengths: torch.Tensor) -> tuple[torch.Tensor, t
 
 @functools.lru_cache(maxsize=4)
 def matrices_of(length: int, rows: int, scale: float, device: torch.device, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """`cosines_and_sines` of one length, scaled, kept for the next batch: at 8,192 tokens to make them takes as long as a layer does.
+    """`cosines_and_sines` of one length, scaled, kept for the next batch: they grow with the square of the length.
 
     Normal tensors whoever asks first: those of inference mode could not be used in training.
     """
@@ -164,8 +164,9 @@ def plan_folded(length: int, width: int, real: torch.Tensor | None, norm: str, d
     rows, columns = aligned(length // 2 + 1, length), Fold(width, aligned(width // 2 + 1, width))
     if real is None:
         scale = (length * width) ** -0.5 if norm == "ortho" else 1.0
-        known = matrices_of.__wrapped__ if torch.compiler.is_compiling() else matrices_of
-        return FoldedPlan(Fold(length, rows), columns, known(length, rows, scale, torch.device(device or "cpu"), dtype))
+        traced = torch.compiler.is_compiling() or type(torch.empty(0)) is not torch.Tensor  # tensors that stand for others are not kept
+        make = matrices_of.__wrapped__ if traced else matrices_of
+        return FoldedPlan(Fold(length, rows), columns, make(length, rows, scale, torch.device(device or "cpu"), dtype))
     lengths = real.sum(1).clamp(min=1)[:, None]
     scale = (lengths[..., None] * width).float().rsqrt() if norm == "ortho" else 1.0
     matrices = cosines_and_sines(rows, lengths[..., None])
