@@ -101,7 +101,7 @@ def sentences(results: Results) -> list[str]:
         parts = ", ".join(f"`{r.model}` ({r.layers}{f': {r.placement}' * (r.placement != NONE)}) {mean_sd(r.mean, r.sd, r.n)}"
                           for r in group.itertuples())
         measured = group.dropna(subset="error").sort_values("error")
-        order = ", ".join(f"`{r.model}` {number(r.error)}" + "§" * r.repeated for r in measured.itertuples())
+        order = ", ".join(f"`{r.model}` {number(r.error)}" + " (a repeat's)" * r.repeated for r in measured.itertuples())
         nearest = f"; mean error of the states before that: {order}" if len(measured) > 1 else ""
         lines.append(f"- **Where attention stays, {group['task_title'].iloc[0]}** ({count} layers, recipe `{training}`, teacher `{teacher}`, "
                      f"after {group['minutes'].iloc[0]:g} minutes): {parts}{nearest}.")
