@@ -29,6 +29,7 @@ def frontier(results: Results, length: int = LENGTH) -> Figure:
     title = tagged("Quality against training speed", results.tag)
     table = cells(results.primary)
     groups = _chosen(table[table["n"] > 0])
+    groups = [group[~group["label"].str.startswith("hybrid-at")] for group in groups]  # as fast as hybrid-K: see plots_placement
     models = {recipe_of(label) for group in groups for label in group["label"]}
     speeds = _speeds(results, models, length)
     shown = [part for group in groups if len(part := group[group["label"].map(recipe_of).isin(set(speeds["model"]))])]

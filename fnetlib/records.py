@@ -55,6 +55,7 @@ class Adapted(_Part):
     minutes: float
     method: str
     run_id: str
+    own: str = Field("", exclude=True, description="what tells this student from another of the same minutes: known beside the others only")
 
 
 class Headline(_Part):
@@ -257,8 +258,8 @@ def label(record: Record) -> str:
     """The name a model has in tables: the recipe, with its adaptation budget if it had one (`fnet@2min`), and what was distilled
     for its task beyond that, and in what it differs from another student of the same minutes (`fnet@2min+task`, `+pairs` and `+edits` with examples that nobody labelled)."""
     budget = f"@{record.adapted.minutes:g}min" if record.adapted else ""
-    _, mark, own = record.adapted.method.partition(" [") if record.adapted else ("", "", "")
-    return f"{record.model}{budget}{''.join(f'+{part}' for part in task_distilled(record))}{mark}{own}"
+    own = record.adapted.own if record.adapted else ""
+    return f"{record.model}{budget}{''.join(f'+{part}' for part in task_distilled(record))}{own}"
 
 
 def task_distilled(record: Record) -> list[str]:

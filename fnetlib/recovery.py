@@ -21,13 +21,15 @@ from .statistics import paired_recovery, summarise
 from .tables import NONE, Table, heading, mean_sd, number
 
 FEWEST_PAIRS = 3  # seeds without which a share is no result
-COLUMNS = [*GROUP, "task", "model", "minutes", "before", "method", "metric", "mean", "sd", "n", "recovery", "low", "high", "pairs",
+COLUMNS = [*GROUP, "task", "model", "minutes", "before", "method", "own", "metric", "mean", "sd", "n", "recovery", "low", "high", "pairs",
            "chance", "note", "examples"]
 
 
 @once
 def frame(results: Results) -> pd.DataFrame:
-    """One row a (training, teacher, task, model, minutes, method), where some student of the group is adapted.
+    """One row a (training, teacher, task, model, minutes, method, own), where some student of the group is adapted.
+
+    `method`: `distill`, `mlm`, `distill+task+edits`, ..., empty for the swap as it is; `own`: in brackets what tells it from another row.
 
     `recovery`: mean lead over chance as a share of BERT's, at the seeds that both have (`pairs`), `low` and `high` its
     bootstrap interval over seeds; None without a BERT that beats chance. `before`: minutes before its task was distilled. `examples`: training examples, 0 where all were used.
@@ -41,38 +43,38 @@ def frame(results: Results) -> pd.DataFrame:
             continue
         floor = chance(group)
         bert = group[(group["model"] == "bert") & (group["minutes"] == 0) & (group["method"] == "")].set_index("seed")["last"]
-        for (model, minutes, method, own), part in group.groupby(["model", "minutes", "method", _own_settings(group)], sort=False):
+        for (model, minutes, method, own), part in group.groupby(["model", "minutes", "method", _own(group)], sort=False):
             score = summarise(part["last"])
             share = paired_recovery(part.drop_duplicates("seed").set_index("seed")["last"], bert, floor)
             task = part["task_minutes"][part["last"].notna()].mean()  # a run that failed has no time
             spent = round(minutes + task, 1) if task > 0 else minutes
-            rows.append([*key, model, spent, minutes, method + own, next(iter(part["metric"].dropna()), None), score.mean, score.sd,
+            rows.append([*key, model, spent, minutes, method, own, next(iter(part["metric"].dropna()), None), score.mean, score.sd,
                          score.n, share.mean, share.low, share.high, share.n, floor, "; ".join(sorted(set(filter(None, part["note"])))),
                          max(r.params.get("train_size", 0) for r in part.record)])
     data = pd.DataFrame(rows, columns=COLUMNS)
-    order = sorted(data.index, key=lambda i: (model_key(data["model"][i]), data["minutes"][i], data["method"][i]))
+    order = sorted(data.index, key=lambda i: (model_key(data["model"][i]), data["minutes"][i], data["method"][i], data["own"][i]))
     return data.loc[order].reset_index(drop=True)
 
 
 def _method(record: Record) -> str:
-    """`distill`, `mlm`, ..., with `+task` where the task's own text was distilled on as well, `+pairs` where new pairs of it were;
-    in brackets what tells a student from another; empty for the swap as it is."""
-    method, mark, own = record.adapted.method.partition(" [") if record.adapted else ("", "", "")
-    return "+".join([*filter(None, [method]), *task_distilled(record)]) + mark + own
+    """`distill`, `mlm`, ..., with `+task` where the task's own text was distilled on as well, `+pairs` where new pairs of it were."""
+    return "+".join([*([record.adapted.method] if record.adapted else []), *task_distilled(record)])
 
 
-def _own_settings(runs: pd.DataFrame) -> pd.Series:
-    """What of the fine-tuning differs between the runs of one way, ` [epochs=16]`; empty where nothing does, and for the swap as it is."""
-    found = pd.Series("", index=runs.index)
-    for (*_, method), part in runs.groupby(["model", "minutes", "method"], sort=False):
+def _own(runs: pd.DataFrame) -> pd.Series:
+    """What tells a run's student from another, and what of the fine-tuning differs between the runs of one way, ` [epochs=16]`; empty
+    where nothing does, and for the swap as it is."""
+    students = pd.Series([r.adapted.own if r.adapted else "" for r in runs.record], index=runs.index)
+    found = students.copy()
+    for (_, _, method, own), part in runs.groupby(["model", "minutes", "method", students], sort=False):
         if method:
-            found[part.index] = [name.removeprefix(label(r)) for name, r in zip(labels(list(part.record)), part.record)]
+            found[part.index] = [own + name.removeprefix(label(r)) for name, r in zip(labels(list(part.record)), part.record)]
     return found
 
 
 def task_is_distilled(method: str) -> bool:
     """Whether a `method` of `frame` goes on with the task's own distillation, `distill+task+edits`."""
-    return "task" in method.split(" [")[0].split("+")
+    return "task" in method.split("+")
 
 
 def table(results: Results) -> Table:
@@ -82,8 +84,8 @@ def table(results: Results) -> Table:
         rows: dict[tuple, dict[str, Any]] = {}
         names = {task: title_of(part.iloc[0]) for task, part in group.groupby("task", sort=False)}
         for r in group.itertuples():
-            row = rows.setdefault((r.model, r.minutes, r.method), {"Model": r.model, "Minutes": f"{r.minutes:g}",
-                                                                   "Adapted by": r.method or NONE})
+            row = rows.setdefault((r.model, r.minutes, r.method, r.own), {"Model": r.model, "Minutes": f"{r.minutes:g}",
+                                                                          "Adapted by": f"{r.method}{r.own}" or NONE})
             row[f"{names[r.task]} {metric_title([r.metric])}"] = mean_sd(r.mean, r.sd, r.n)
             row[f"{names[r.task]} recovery"] = _share(r)
         sections[heading(training, teacher)] = pd.DataFrame(rows.values())
@@ -129,11 +131,12 @@ def figure(results: Results) -> Figure:
     made, axes = _panels(len(groups), 3, height=3.0)
     for axis, ((training, teacher, _), group) in zip(axes, groups):
         for model, part in group.groupby("model", sort=False):
-            for method in sorted(set(part["method"]) - {""}) or [""]:
-                own = part[part["method"] == method]
+            ways = sorted(set(zip(part["method"], part["own"])) - {("", "")}) or [("", "")]
+            for method, own in ways:
+                line = part[part["method"].eq(method) & part["own"].eq(own)]
                 before = method.split("task")[0].rstrip("+") if task_is_distilled(method) else ""
-                start = part[part["method"].eq(before) & part["minutes"].isin(own["before"] if before else [0])]
-                _line(axis, pd.concat([start, own[~own.index.isin(start.index)]]).sort_values("minutes"), model, method, share)
+                start = part[part["method"].eq(before) & part["own"].eq("") & part["minutes"].isin(line["before"] if before else [0])]
+                _line(axis, pd.concat([start, line[~line.index.isin(start.index)]]).sort_values("minutes"), model, method, share)
         axis.axhline(1 if share else group["chance"].dropna().max(), color="#000000" if share else "#777777", lw=1,
                      ls=":" if share else "--", zorder=0)
         axis.set_title(f"{title_of(group.iloc[0])}\n{training}, {str(teacher).split('/')[-1]}", fontsize=9)
@@ -171,13 +174,17 @@ def _most_adapted(data: pd.DataFrame) -> tuple[str, str] | None:
     return adapted.groupby(GROUP, sort=False).size().idxmax() if len(adapted) else None
 
 
+def _is_usual(row: Any) -> bool:
+    return row.method in ("", "distill") and not row.own
+
+
 def main(results: Results) -> pd.DataFrame:
     """The rows of `frame` that the report's main sentences are of: the recipe and teacher with most adapted students, states matched
-    or as the swap is, without BERT."""
+    or as the swap is, without BERT and without the placements that are compared elsewhere (`tables_placement`)."""
     data = frame(results)
     chosen = _most_adapted(data)
-    return where(data, lambda r: (r.training, r.teacher) == chosen and pd.notna(r.recovery) and r.method in ("", "distill")
-                 and r.model != "bert")
+    return where(data, lambda r: (r.training, r.teacher) == chosen and pd.notna(r.recovery) and _is_usual(r)
+                 and r.model != "bert" and not r.model.startswith("hybrid-at"))
 
 
 def others(results: Results) -> pd.DataFrame:
@@ -185,7 +192,7 @@ def others(results: Results) -> pd.DataFrame:
     learned the task from itself."""
     data = frame(results)
     chosen = _most_adapted(data)
-    return where(data, lambda r: (r.training, r.teacher) == chosen and pd.notna(r.recovery) and r.method not in ("", "distill")
+    return where(data, lambda r: (r.training, r.teacher) == chosen and pd.notna(r.recovery) and not _is_usual(r)
                  and (r.model != "bert" or task_is_distilled(r.method)))
 
 
@@ -227,7 +234,7 @@ def sentences(results: Results) -> list[str]:
 
 def _in_words(row: Any) -> str:
     """`94% [92, 95] (n=3) after 2 minutes`, with what was done other than the matching of states."""
-    how = "" if row.method in ("", "distill") else f" of {row.method}"
+    how = "" if _is_usual(row) else f" of {row.method}{row.own}"
     after = f"after {row.minutes:g} minute{'s' * (row.minutes != 1)}{how}" if row.minutes else "as it is"
     return f"{_percent(row._asdict())} (n={row.pairs}) {after}"
 
@@ -242,6 +249,7 @@ def entries(results: Results) -> dict[str, dict[str, dict[str, Any]]]:
         for r in part[(part["training"] == training) & (part["teacher"] == teacher)].itertuples():
             usual = r.method == "distill" or r.model == "bert" and r.method == "mlm"  # any other method is named
             more = "" if usual else r.method.removeprefix("distill") if r.method.startswith("distill+task") else f"+{r.method}"
+            more = (f"+{r.method}" if usual and r.own else more) + r.own
             found.setdefault(task, {})[f"{r.model}@{r.minutes:g}min{more}"] = {
                 **{name: round(float(value), 6) if pd.notna(value) else None for name, value in
                    (("mean", r.mean), ("sd", r.sd), ("recovery", r.recovery), ("low", r.low), ("high", r.high))},

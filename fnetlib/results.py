@@ -183,11 +183,11 @@ def load(preset: str, results: str | Path = "auto") -> Results:
 
 def with_minutes(record: Record, minutes: dict[str, float], own: dict[str, str]) -> Record:
     """A fine-tuning run with the minutes of its student's adaptation (run_id -> minutes) by what is known today: the pace alone on
-    the device may have been measured since. own: run_id -> what is added to its method, see `differences`."""
+    the device may have been measured since. own: run_id -> what tells it from another student, see `differences`."""
     if record.adapted is None or record.adapted.run_id not in minutes:
         return record
     run_id = record.adapted.run_id
-    known = {"minutes": minutes[run_id], "method": record.adapted.method + own.get(run_id, "")}
+    known = {"minutes": minutes[run_id], "own": own.get(run_id, "")}
     return record.model_copy(update={"adapted": record.adapted.model_copy(update=known)})
 
 
@@ -231,6 +231,7 @@ def settings(record: Record) -> dict[str, Any]:
     return {
         **{name: value for name, value in record.params.items() if name not in ("seed", "task", "model", "training")},
         "method": record.adapted.method if record.adapted else None,
+        "own": record.adapted.own if record.adapted else None,
         "data": record.data.fingerprint if record.data else None,
         "weights": record.teacher.fingerprint if record.teacher else None,
     }

@@ -5,11 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import pandas as pd
+from scipy.stats import spearmanr
 
 from . import distilled, recovery
 from .records import Record
 from .results import GROUP, Results, metric_title, model_key, once, tagged
 from .tables import NONE, Table, heading, mean_sd, number
+
+
+FEWEST = 3  # placements of a figure's panel
+FEWEST_RANKS = 6  # of a rank correlation
+MANY = 5  # of a sentence that names them all
 
 
 def kept(choices: dict[str, Any]) -> tuple[int, ...]:
@@ -94,15 +100,26 @@ def _student(record: Record, results: Results) -> str:
     return next((r.transfer["result"]["name"] for r in results.adapt if r.run_id == wanted), wanted)
 
 
+def rank_correlation(placements: pd.DataFrame) -> float | None:
+    """Spearman's, of score and error before fine-tuning; None of fewer than FEWEST_RANKS placements."""
+    known = placements.dropna(subset=["error"])
+    return float(spearmanr(known["error"].astype(float), known["mean"]).statistic) if len(known) >= FEWEST_RANKS else None
+
+
 def sentences(results: Results) -> list[str]:
-    """One sentence a task: what each placement is worth after fine-tuning, and which one is nearest to the teacher before it."""
+    """One sentence a task: what the placements are worth after fine-tuning, and how that goes with their errors before it. Of many the
+    best, the worst and those with a name."""
     lines = []
     for (training, teacher, count, task), group in frame(results).groupby([*GROUP, "count", "task"], sort=False):
+        ranked = group.sort_values("mean", ascending=False)
+        named = ranked["placement"].ne(NONE) | (len(ranked) <= MANY) | ranked.index.isin([*ranked.index[:2], *ranked.index[-2:]])
         parts = ", ".join(f"`{r.model}` ({r.layers}{f': {r.placement}' * (r.placement != NONE)}) {mean_sd(r.mean, r.sd, r.n)}"
-                          for r in group.itertuples())
+                          for r in ranked[named].itertuples()) + f" (of {len(ranked)})" * (not named.all())
         measured = group.dropna(subset="error").sort_values("error")
         order = ", ".join(f"`{r.model}` {number(r.error)}" + " (a repeat's)" * r.repeated for r in measured.itertuples())
-        nearest = f"; mean error of the states before that: {order}" if len(measured) > 1 else ""
+        ranks = rank_correlation(group)
+        nearest = f"; rank correlation with the mean error of the states before that: {number(ranks, 2)} (n={len(measured)})" if ranks is not None else (
+            f"; mean error of the states before that: {order}" if len(measured) > 1 else "")
         lines.append(f"- **Where attention stays, {group['task_title'].iloc[0]}** ({count} layers, recipe `{training}`, teacher `{teacher}`, "
                      f"after {group['minutes'].iloc[0]:g} minutes): {parts}{nearest}.")
     return lines

@@ -172,9 +172,12 @@ def test_students_of_the_same_minutes_that_differ_in_a_rate_are_told_apart(tmp_p
              for student, score, seeds in ((first, 0.7, (1, 2, 3, 4)), (second, 0.8, (1, 2, 3))) for seed in seeds]
     results = results_of(tmp_path, [*runs("bert", 0.885), *tuned, first, second])
     data = recovery.frame(results)
-    data = data[data["model"] == "hybrid-2"].set_index("method")
-    assert data["n"].to_dict() == {"distill": 4, "distill [learning_rate=0.0001]": 3}
-    assert data.loc["distill [learning_rate=0.0001]", "mean"] == pytest.approx(0.8)
+    assert "distill [learning_rate=0.0001]" in recovery.table(results).markdown()
+    data = data[data["model"] == "hybrid-2"].set_index("own")
+    assert data["n"].to_dict() == {"": 4, " [learning_rate=0.0001]": 3} and set(data["method"]) == {"distill"}
+    assert data.loc[" [learning_rate=0.0001]", "mean"] == pytest.approx(0.8)
+    assert set(recovery.main(results)["own"]) == {""} and list(recovery.others(results)["own"]) == [" [learning_rate=0.0001]"]
+    assert "own" not in results.finetune["record"].iloc[-1].adapted.model_dump()  # known beside the others only: no part of a record
     assert len(set(results.finetune["label"])) == 3 and any("learning_rate=0.0001" in label for label in results.finetune["label"])
     found = recovery.entries(results)["qnli"]
     assert {name for name in found if name.startswith("hybrid-2")} == {"hybrid-2@1min", "hybrid-2@1min+distill [learning_rate=0.0001]"}
@@ -196,7 +199,7 @@ def test_ways_of_one_student_that_differ_in_their_epochs_are_rows_of_their_own(t
     ways = [distilled(60.0, seed=seed, epochs=epochs) for seed in (1, 2, 3) for epochs in (8, 16)]
     results = results_of(tmp_path, [*runs("bert", 0.885), *runs("fnet", 0.6, minutes=2), *ways])
     data = recovery.frame(results)
-    assert sorted(data["method"][data["before"] == 2])[1:] == ["distill+task [epochs=16]", "distill+task [epochs=8]"]
+    assert sorted((data["method"] + data["own"])[data["before"] == 2])[1:] == ["distill+task [epochs=16]", "distill+task [epochs=8]"]
     assert set(data["n"]) == {3} and answer.lines(results)[0].count("if the task is distilled too") == 1
     plt.close(recovery.figure(results))
 
