@@ -80,7 +80,7 @@ def _dashes(name: str) -> str:
 
 def _fill(name: str) -> str:
     """Hollow markers are adapted models, and models with settings of their own."""
-    return "white" if "@" in name or "[" in name else colour(name)
+    return "white" if "@" in name or "[" in name or "+task" in name else colour(name)
 
 
 def _empty(title: str, why: str) -> Figure:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+import textwrap
 from collections.abc import Iterable
 
 import numpy as np
@@ -39,7 +40,7 @@ def frontier(results: Results, length: int = LENGTH) -> Figure:
     ratios = dict(zip(speeds["model"], speeds["vs_bert"]))
     points = [_draw(axis, part, ratios) for axis, part in zip(axes, shown)]
     without = sorted(models - set(ratios), key=model_key)
-    _finish(figure, f"{title}\n{_where(speeds)}\nscores: mean ± standard deviation; up and right is better", handles=_marks())
+    _finish(figure, f"{title}\n{textwrap.fill(_where(speeds), 90)}\nscores: mean ± standard deviation; up and right is better", handles=_marks())
     if without:
         figure.legends[0].set_title(f"Not shown, for their speed was not measured: {', '.join(without)}.", prop={"size": 8})
     figure.draw_without_rendering()  # labels are placed where the points end up
@@ -51,6 +52,12 @@ def frontier(results: Results, length: int = LENGTH) -> Figure:
 def _minutes(label: str) -> float:
     found = re.search(r"@([\d.]+)min", label)
     return float(found[1]) if found else 0.0
+
+
+def _budget(label: str) -> str:
+    """`fnet@2min+task+edits` -> `2 min, edits`."""
+    minutes, *more = re.search(r"@([\d.]+)min(?:\S*\+(\w+))?(?: \[(?:method=)?(.+)\])?", label).groups()
+    return ", ".join([f"{float(minutes):.2g} min", *(part for part in more if part not in (None, "distill"))])
 
 
 def _chosen(table: pd.DataFrame) -> list[pd.DataFrame]:
@@ -83,7 +90,7 @@ def _draw(axis: Axes, group: pd.DataFrame, ratios: dict[str, float]) -> list[tup
         for i, cell in enumerate(part.itertuples()):
             spread = 0.0 if pd.isna(cell.sd) else cell.sd
             axis.errorbar(ratios[model], cell.mean, yerr=spread, marker="o", ms=6, color=colour(model), mfc=_fill(cell.label), elinewidth=0.8)
-            name = cell.label if i == 0 or not cell.minutes else f"{cell.minutes:.2g} min"
+            name = cell.label if i == 0 or not cell.minutes else _budget(cell.label)
             points.append((ratios[model], cell.mean, spread, name, colour(model)))
     axis.axhline(group["chance"].dropna().max(), color="#777777", lw=1, ls="--", zorder=0)
     bert = group[group["label"] == "bert"]["mean"]
@@ -110,7 +117,7 @@ def _place(axis: Axes, points: Iterable[tuple[float, float, float, str, str]]) -
         (px, low), (_, middle), (_, high) = axis.transData.transform([(x, y - spread), (x, y), (x, y + spread)])
         taken += [Bbox.from_extents(px - 4 * dot, middle - 4 * dot, px + 4 * dot, middle + 4 * dot),
                   Bbox.from_extents(px - dot, low, px + dot, high)]
-    for x, y, _, name, ink in sorted(points, key=lambda point: point[3].endswith(" min")):
+    for x, y, _, name, ink in sorted(points, key=lambda point: " min" in point[3]):
         text = axis.annotate(name, (x, y), xytext=(0, 0), textcoords="offset points", fontsize=7, color=ink, ha="center", va="center",
                              in_layout=False, zorder=4, path_effects=[withStroke(linewidth=2, foreground="white")])
         box, best = text.get_window_extent(), None

@@ -22,8 +22,9 @@ def figure(results: Results) -> Figure:
         ink = colour(f"hybrid-{count}")
         axis.errorbar(part["error"].astype(float), part["mean"], yerr=part["sd"].fillna(0), fmt="o", ms=5, lw=1, capsize=2, color=ink)
         for r in part.itertuples():
-            axis.annotate(r.layers + f" ({r.placement})" * (r.placement != NONE), (r.error, r.mean), xytext=(5, 3),
-                          textcoords="offset points", fontsize=7)
+            right = r.error > part["error"].mean()  # names point inwards
+            axis.annotate(r.layers + f" ({r.placement})" * (r.placement != NONE), (r.error, r.mean), xytext=(-5 if right else 5, 3),
+                          textcoords="offset points", fontsize=7, ha="right" if right else "left")
         ranks = rank_correlation(part)
         axis.set_title(f"{part['task_title'].iloc[0]}, {count} layers of attention, {minutes:g} minutes" + (f", ρ {ranks:.2f}" if ranks is not None else ""),
                        fontsize=9)

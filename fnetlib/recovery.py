@@ -117,7 +117,7 @@ def _share(row: Any) -> str:
 
 def figure(results: Results) -> Figure:
     """Recovery against minutes, a panel a task, of the recipe and teacher with most adapted students beside a BERT: mean and paired
-    interval of every student, BERT as it is at 1. Where no group has a BERT, scores (mean ± sd) of all."""
+    interval of every student but the placements, BERT as it is at 1. Where no group has a BERT, scores (mean ± sd) of all."""
     data = frame(results)
     if data.empty:
         return _empty(tagged("Recovery by minutes of adaptation", results.tag), "no student was adapted before its task")
@@ -130,7 +130,7 @@ def figure(results: Results) -> Figure:
         groups = [(key, group) for key, group in groups if key[:2] == _most_adapted(data)]
     made, axes = _panels(len(groups), 3, height=3.0)
     for axis, ((training, teacher, _), group) in zip(axes, groups):
-        for model, part in group.groupby("model", sort=False):
+        for model, part in group[~group["model"].map(is_placement)].groupby("model", sort=False):
             ways = sorted(set(zip(part["method"], part["own"])) - {("", "")}) or [("", "")]
             for method, own in ways:
                 line = part[part["method"].eq(method) & part["own"].eq(own)]
@@ -150,7 +150,7 @@ def figure(results: Results) -> Figure:
     line = plt.Line2D([], [], color="#000000" if share else "#777777", lw=1, ls=":" if share else "--", label="BERT" if share else "chance")
     if share and data["pairs"].lt(FEWEST_PAIRS).any():
         marks.append(plt.Line2D([], [], color="#555555", marker="o", ls="", ms=5, markerfacecolor="white", label=f"fewer than {FEWEST_PAIRS} seeds"))
-    return _finish(made, title, [model for _, group in groups for model in group["model"]], handles=[*marks, line])
+    return _finish(made, title, [model for _, group in groups for model in group["model"] if not is_placement(model)], handles=[*marks, line])
 
 
 def _line(axis: Any, line: pd.DataFrame, model: str, method: str, share: bool) -> None:
@@ -174,6 +174,11 @@ def _most_adapted(data: pd.DataFrame) -> tuple[str, str] | None:
     return adapted.groupby(GROUP, sort=False).size().idxmax() if len(adapted) else None
 
 
+def is_placement(model: str) -> bool:
+    """Whether it is compared with others that keep as much attention, in `tables_placement`."""
+    return model.startswith("hybrid-at")
+
+
 def _is_usual(row: Any) -> bool:
     return row.method in ("", "distill") and not row.own
 
@@ -184,7 +189,7 @@ def main(results: Results) -> pd.DataFrame:
     data = frame(results)
     chosen = _most_adapted(data)
     return where(data, lambda r: (r.training, r.teacher) == chosen and pd.notna(r.recovery) and _is_usual(r)
-                 and r.model != "bert" and not r.model.startswith("hybrid-at"))
+                 and r.model != "bert" and not is_placement(r.model))
 
 
 def others(results: Results) -> pd.DataFrame:

@@ -310,8 +310,8 @@ def refreshed_fingerprint(record: Record) -> str | None:
 
 
 def recipe_of(label: str) -> str:
-    """`fnet@2min [epochs=3]` -> `fnet`."""
-    return re.split(r"[@ ]", label)[0]
+    """`fnet@2min [epochs=3]` -> `fnet`, `bert+task+edits` -> `bert`."""
+    return re.split(r"[@ ]|\+task\b", label)[0]
 
 
 def model_key(label: str) -> tuple:

@@ -5,7 +5,8 @@ import itertools
 import pytest
 from factories import efficiency_record, finetune_record, results_of
 
-from fnetlib.plots_frontier import frontier
+from fnetlib.plots_frontier import _budget, frontier
+from fnetlib.results import recipe_of
 
 
 def speed(model, speedup, length=512, mode="layers", name="test GPU", **fields):
@@ -50,6 +51,14 @@ def test_names_do_not_overlap(figure):
         texts = [text for text in axis.texts if text.get_text()]
         assert all(not a.get_window_extent().overlaps(b.get_window_extent()) for a, b in itertools.combinations(texts, 2))
     assert {text.get_text() for text in figure.axes[0].texts} >= {"bert", "fnet", "2 min", "10 min", "hybrid-2@2min"}
+
+
+@pytest.mark.parametrize("label, text", [("fnet@2min", "2 min"), ("fnet@2min+task+edits", "2 min, edits"), ("fnet+taylor@10.3min", "10 min"),
+                                         ("fnet@10min [method=mlm]", "10 min, mlm"), ("fnet@10min [method=distill]", "10 min"),
+                                         ("bert@2.6min [learning_rate=0.0001]", "2.6 min, learning_rate=0.0001")])
+def test_what_was_spent_is_named_in_few_words(label, text):
+    assert _budget(label) == text and recipe_of(label) == label.split("@")[0]
+    assert recipe_of("bert+task+edits") == "bert" and recipe_of("fnet+taylor") == "fnet+taylor"
 
 
 def test_without_a_gpu_the_cpu_and_its_own_shape_count(tmp_path):
