@@ -17,6 +17,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.transforms import Bbox
 
 from .plots import _empty, _fill, _finish, _panels, colour
+from .recovery import is_placement
 from .results import GROUP, Results, cells, metric_title, model_key, recipe_of, tagged, task_title
 from .tables_speed import SUMMARISED, beside_bert, main_shape, on_one_device
 
@@ -30,7 +31,7 @@ def frontier(results: Results, length: int = LENGTH) -> Figure:
     title = tagged("Quality against training speed", results.tag)
     table = cells(results.primary)
     groups = _chosen(table[table["n"] > 0])
-    groups = [group[~group["label"].str.startswith("hybrid-at")] for group in groups]  # as fast as hybrid-K: see plots_placement
+    groups = [group[~group["label"].map(is_placement)] for group in groups]  # as fast as hybrid-K: see plots_placement
     models = {recipe_of(label) for group in groups for label in group["label"]}
     speeds = _speeds(results, models, length)
     shown = [part for group in groups if len(part := group[group["label"].map(recipe_of).isin(set(speeds["model"]))])]

@@ -581,7 +581,7 @@ def test_notebook_makes_the_report(tmp_path):
             "figures/mixing-roofline.png", "figures/memory.png", "tables/runtimes-synthetic.md"} <= written
     assert "tables/fit.csv" not in written  # nothing was measured
     outputs = [o for c in nbformat.read(tmp_path / "out.ipynb", as_version=4).cells for o in c.get("outputs", [])]
-    assert sum("image/png" in o.get("data", {}) for o in outputs) == 18  # each figure once
+    assert sum("image/png" in o.get("data", {}) for o in outputs) == 19  # each figure once
     assert not any(o.output_type == "error" for o in outputs)
 
 
