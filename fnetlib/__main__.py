@@ -69,7 +69,8 @@ class Place(PlaceParams):
 
         record = search(self)
         for row in record.transfer["placement"]:
-            print(f"round {row['round']}  layer {row['layer']}  error {row['error']:.4f}{'  chosen' * row['chosen']}", file=sys.stderr)
+            mean = f"  mean {row['mean_error']:.4f}" if "mean_error" in row else ""  # searches of before did not measure it
+            print(f"round {row['round']}  layer {row['layer']}  error {row['error']:.4f}{mean}{'  chosen' * row['chosen']}", file=sys.stderr)
         print(record.transfer["recipe"])
 
 

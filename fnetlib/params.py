@@ -395,6 +395,7 @@ class PlaceParams(Inputs):
 
     student: str = Field(description="folder of an adapted student without attention")
     keep: Int = Field(2, ge=1, description="layers that get attention back")
+    by: Literal["last", "mean"] = Field("last", description="what decides: the error of the last layer's states, or the mean over all layers")
     task: Task = Field("cola", description="GLUE task whose training sentences are measured on")
     sentences: Int = Field(256, ge=1, description="unlabelled sentences used to measure")
 

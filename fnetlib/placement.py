@@ -1,7 +1,8 @@
 """Which layers should keep attention? Measured on an aligned student: attention is restored where it helps most.
 
 The student's swapped layers have learned to stand for the teacher's (`distill.py`); one layer at a time gets the teacher's
-attention sub-layer back, without training, and the one that brings the last states nearest to the teacher's is kept. FNet
+attention sub-layer back, without training, and the one that brings the states nearest to the teacher's is kept: the last layer's,
+or all layers' on average. FNet
 compares fixed placements instead (Lee-Thorp 2021, section 4.3: attention in the top layers is best there).
 """
 
@@ -42,8 +43,9 @@ def restored(student: FNetBertModel, teacher: FNetBertModel, layers: list[int]) 
 
 
 @torch.no_grad()
-def place(teacher: Teacher, student: nn.Module, batch: dict[str, torch.Tensor], keep: int) -> pd.DataFrame:
-    """Choose `keep` layers greedily. Columns: round, layer, error (of the last states, see `layer_errors`), chosen.
+def place(teacher: Teacher, student: nn.Module, batch: dict[str, torch.Tensor], keep: int, by: str = "last") -> pd.DataFrame:
+    """Choose `keep` layers greedily. Columns: round, layer, error (of the last states, see `layer_errors`), mean_error (over all
+    layers), chosen: the least of either, `by` is last or mean.
 
     student: an adapted student without attention; batch: tokenised sentences, `[batch, seq]` each. The recipe of the
     choice is `recipe_name`. Raises ParameterError if `keep` is not from 1 to the number of layers.
@@ -54,18 +56,22 @@ def place(teacher: Teacher, student: nn.Module, batch: dict[str, torch.Tensor], 
         raise ParameterError(f"keep: {keep} is not from 1 to {len(layers)}, the layers of the student")
     reference = build_student(teacher, "bert", head="none")[0].to(base.device)
     batch = {name: tensor.to(base.device) for name, tensor in batch.items()}
-    target, real = reference(**batch).last_hidden_state, batch["attention_mask"].bool()
+    real, targets = batch["attention_mask"].bool(), _states(reference, batch)
     rows, kept = [], []
     for number in range(1, keep + 1):
         found: list[dict[str, Any]] = []
         for layer in layers:
             if layer not in kept:
-                state = restored(base, reference, [*kept, layer]).to(base.device)(**batch).last_hidden_state
-                found.append({"round": number, "layer": layer, "error": float(layer_errors([state], [target], real)[0])})
-        best = min(found, key=lambda row: row["error"])
+                errors = layer_errors(_states(restored(base, reference, [*kept, layer]).to(base.device), batch), targets, real)
+                found.append({"round": number, "layer": layer, "error": float(errors[-1]), "mean_error": float(errors.mean())})
+        best = min(found, key=lambda row: row["mean_error" if by == "mean" else "error"])
         kept.append(best["layer"])
         rows += [{**row, "chosen": row is best} for row in found]
     return pd.DataFrame(rows)
+
+
+def _states(model: FNetBertModel, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    return model(**batch, output_hidden_states=True).hidden_states[1:]
 
 
 def search(params: PlaceParams) -> Record:
@@ -83,13 +89,14 @@ def search(params: PlaceParams) -> Record:
     if "attention" in recipe(adapted.model, teacher.config.num_hidden_layers)["mixers"]:
         raise ParameterError(f"student: {params.student!r} is {adapted.model!r}, which has attention already")
     decisive = {"student": adapted.run_id, "keep": params.keep, "sentences": params.sentences}
+    decisive |= {"by": params.by} if params.by != "last" else {}  # earlier searches went by the last states and did not say so
     run_id = make_run_id("placement", params.task, adapted.model, 0, decisive, data.record.fingerprint, teacher.fingerprint)
     if existing := store.get(run_id):
         return existing
     started, device = now(), "cuda" if torch.cuda.is_available() else "cpu"
     student = FNetBertModel.from_pretrained(find_root() / params.student, add_pooling_layer=False).to(device)
     start = time.perf_counter()
-    found = place(teacher, student, sentence_batch(teacher, data, params.sentences), params.keep)
+    found = place(teacher, student, sentence_batch(teacher, data, params.sentences), params.keep, params.by)
     seconds = time.perf_counter() - start
     record = Record(
         run_id=run_id, stage="placement", task=params.task, model=adapted.model, seed=0, status="finished", params=decisive,

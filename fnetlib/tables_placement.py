@@ -37,8 +37,10 @@ def table(results: Results) -> Table:
     data, sections = frame(results), {}
     for record in results.stage("placement"):
         rows = pd.DataFrame(record.transfer["placement"])
-        sections[f"search on `{_student(record, results)}`, {record.timing['seconds']:.0f} s"] = pd.DataFrame([
-            {"Round": str(number_), **{f"layer {r.layer}": f"{number(r.error)}{' ←' * bool(r.chosen)}" for r in part.itertuples()}}
+        by = "mean_error" if record.params.get("by") == "mean" else "error"
+        what = "the mean over layers" if by == "mean_error" else "the last states"
+        sections[f"search on `{_student(record, results)}` by {what}, {record.timing['seconds']:.0f} s"] = pd.DataFrame([
+            {"Round": str(number_), **{f"layer {r.layer}": f"{number(getattr(r, by))}{' ←' * bool(r.chosen)}" for r in part.itertuples()}}
             for number_, part in rows.groupby("round", sort=False)])
     for (training, teacher, count), group in data.groupby([*GROUP, "count"], sort=False):
         rows = {}
@@ -47,9 +49,9 @@ def table(results: Results) -> Table:
                                                          "Minutes": f"{r.minutes:g}", "Error": number(r.error) + "§" * r.repeated})
             row[f"{r.task_title} {metric_title([r.metric])}"] = mean_sd(r.mean, r.sd, r.n)
         sections[f"{heading(training, teacher)}, {count} layers of attention"] = pd.DataFrame(rows.values())
-    notes = ["Layers count from 0. *Search*: error of the last states against the teacher's when the student gets one layer's "
-             "attention back, without training; ← is kept. *Top*: FNet's placement; *spread*: evenly over the depth; *measured*: "
-             "what the search chose; to a placement that only a search would find, its seconds and the searched student's minutes would have to "
+    notes = ["Layers count from 0. *Search*: error of the states, of the last layer or averaged over all, against the teacher's when the student gets "
+             "one layer's attention back, without training; ← is kept. *Top*: FNet's placement; *spread*: evenly over the depth; *measured*: "
+             "what a search chose; to a placement that only a search would find, its seconds and the searched student's minutes would have to "
              "be added. *Error*: mean over layers after distillation, on text without masks, see `distilled.md`; § of a repeat of that training, whose first student "
              "was fine-tuned."]
     if not sections:

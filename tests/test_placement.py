@@ -44,6 +44,10 @@ def test_the_spoilt_layers_are_chosen(teacher):
             student.encoder.layer[layer].attention.self.value.bias.add_(5.0 * layer)
     found = place(teacher, student, batch, keep=2)
     assert recipe_name(found) == "hybrid-at-1-3" and list(found.groupby("round").size()) == [4, 3]
+    averaged = place(teacher, student, batch, keep=2, by="mean")
+    for row in averaged.groupby("round"):
+        assert row[1]["chosen"].idxmax() == row[1]["mean_error"].idxmin()
+    pd.testing.assert_frame_equal(averaged[averaged["round"] == 1].drop(columns="chosen"), found[found["round"] == 1].drop(columns="chosen"))
     best = found[found["chosen"]]["error"].tolist()
     assert best[1] < best[0] and recipe(recipe_name(found), 4)["mixers"].count("attention") == 2
     for keep in (0, 5):
@@ -68,10 +72,13 @@ def test_a_search_on_an_adapted_student_is_recorded_once(tiny_teacher_folder, tm
     record, = RecordStore(tmp_path / "results").all("placement")
     chosen = sorted(row["layer"] for row in record.transfer["placement"] if row["chosen"])
     assert printed.out.split()[-1] == record.transfer["recipe"] == f"hybrid-at-{chosen[0]}-{chosen[1]}"
+    assert main(["place", *options, f"--student={tmp_path / 'fnet'}", "--keep=2", "--sentences=16", "--by=mean"]) == 0
+    assert sorted(r.params.get("by", "last") for r in RecordStore(tmp_path / "results").all("placement")) == ["last", "mean"]
+    capsys.readouterr()
     assert printed.err.count("chosen") == 2 and record.timing["seconds"] > 0
     shutil.rmtree(tmp_path / "fnet")  # the record is enough
     assert main(["place", *options, f"--student={tmp_path / 'fnet'}", "--keep=2", "--sentences=16"]) == 0
-    assert len(RecordStore(tmp_path / "results").all("placement")) == 1
+    assert len(RecordStore(tmp_path / "results").all("placement")) == 2
     for student, words in (("hybrid-1", "which has attention already"), ("nobody", "no adapted model with its record")):
         assert main(["place", *options, f"--student={tmp_path / student}"]) == 2 and words in capsys.readouterr().err
 
@@ -100,7 +107,7 @@ def test_placements_of_equally_many_layers_stand_side_by_side(tmp_path, with_mas
     assert list(zip(data["model"], data["layers"], data["placement"])) == [
         ("hybrid-2", "2, 5", "spread"), ("hybrid-at-4-5", "4, 5", "top and measured")]  # three layers have no rival, filters are others
     text = tables_placement.table(results).markdown()
-    assert "search on `fnet-100`, 1 s" in text and "| 0.500 | 0.400 ← | 0.500 |" in text
+    assert "search on `fnet-100` by the last states, 1 s" in text and "| 0.500 | 0.400 ← | 0.500 |" in text
     sentence, = tables_placement.sentences(results)
     assert "`hybrid-2` (2, 5: spread) 0.400" in sentence and "`hybrid-at-4-5` (4, 5: top and measured) 0.300" in sentence
     assert "0.200§" in text or with_masks
