@@ -17,7 +17,7 @@ from .results import Results, model_key, natural, once, tagged
 from .tables import Table, number
 
 OBJECTIVE = {False: "states", True: "states, predictions"}
-COLUMNS = ["teacher", "minutes", "objective", "model", "learning_rate", "blockwise", "steps", "tokens", "heldout_loss", "masks", "error",
+COLUMNS = ["teacher", "minutes", "objective", "model", "learning_rate", "mixer_rate", "blockwise", "steps", "tokens", "heldout_loss", "masks", "error",
            "layers", "run_id"]
 
 
@@ -30,7 +30,7 @@ def frame(results: Results) -> pd.DataFrame:
         if errors:
             rows.append([record.teacher.name.split("/")[-1], solo_minutes(record, results.adapt),
                          OBJECTIVE[record.params["logits_weight"] > 0], record.model, record.params["learning_rate"],
-                         record.params["blockwise"], record.timing["steps"], record.metrics.history[-1]["tokens"] / 1e6,
+                         record.params.get("mixer_rate", 1), record.params["blockwise"], record.timing["steps"], record.metrics.history[-1]["tokens"] / 1e6,
                          record.metrics.headline.last,
                          bool(record.metrics.validation.get("errors_with_masks", True)), sum(errors) / len(errors), errors, record.run_id])
     data = pd.DataFrame(rows, columns=COLUMNS)
@@ -43,7 +43,7 @@ def table(results: Results) -> Table:
     data, sections = frame(results), {}
     for teacher, group in data.groupby("teacher", sort=False):
         sections[f"teacher `{teacher}`"] = pd.DataFrame([{
-            "Model": r.model, "Minutes": f"{r.minutes:g}", "Matched": r.objective, "Learning rate": f"{r.learning_rate:g}",
+            "Model": r.model, "Minutes": f"{r.minutes:g}", "Matched": r.objective, "Learning rate": f"{r.learning_rate:g}" + f", mixers × {r.mixer_rate:g}" * (r.mixer_rate != 1),
             "Block-wise": f"{100 * r.blockwise:g}%", "Steps": r.steps, "M tokens": number(r.tokens, 1),
             "Masked-LM loss": number(r.heldout_loss), "Mean error": number(r.error) + "‡" * (r.masks and r.objective == OBJECTIVE[False]), "Last layer's": number(r.layers[-1]),
         } for r in group.itertuples()])

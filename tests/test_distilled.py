@@ -22,8 +22,10 @@ def test_errors_are_the_last_ones_and_their_mean(results):
     assert data["tokens"][1] == pytest.approx(120 * 256 * 128 / 1e6) and data["heldout_loss"][1] == 4.0
 
 
-def test_table_and_figure(results):
+def test_table_and_figure(results, tmp_path):
     text = distilled.table(results).markdown()
+    other = distilled.table(results_of(tmp_path, [distilled_record("fnet", 120, [0.3], minutes=2, mixer_rate=10)])).markdown()
+    assert "| fnet | 2 | states | 0.0005, mixers × 10 | 10% |" in other
     assert "| hybrid-2 | 2 | states | 0.0005 | 10% | 120 | 3.9 | 4.000 | 0.300‡ | 0.600 |" in text
     figure = distilled.figure(results)
     panels = [axis for axis in figure.axes if axis.get_visible()]
