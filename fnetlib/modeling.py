@@ -166,9 +166,9 @@ class FNetBertEncoder(nn.Module):
         plain = all(type(weight) is nn.Parameter for weight in weights) and len({weight.device for weight in weights}) == 1
         if not plain or self.training and any(layer.gradient_checkpointing for layer in self.layer):
             return [None] * len(self.layer)
-        made = iter(folded_projections(folding, sequence, hidden_states))
-        of_layers = [next(made) if layer.attention.folds(sequence) else None for layer in self.layer]
-        return [own.detach() if own is not None and layer.attention.is_frozen() else own for layer, own in zip(self.layer, of_layers)]
+        made = {layer: own.detach() if layer.is_frozen() else own
+                for layer, own in zip(folding, folded_projections(folding, sequence, hidden_states))}
+        return [made.get(layer.attention) for layer in self.layer]
 
 
 class FNetBertPreTrainedModel(BertPreTrainedModel):
