@@ -8,6 +8,14 @@ on half of the rows and half of the columns (the even-odd step of every fast tra
 takes C_d W and S_d W on half of the rows each, costs half of what it costs elsewhere: up to 512 tokens that is less than no mixing.
 C_d W and S_d W are themselves one product a forward pass, of all layers at once: layer by layer they were some ten small kernels.
 
+What is left grows with (n/2)² a column. Long sequences without a mask are decimated in time before they are folded (J. W. Cooley and
+J. W. Tukey, An algorithm for the machine calculation of complex Fourier series, 1965): of even places e and odd places o
+
+    (C_n X)[k] = (C_{n/2} X_e)[k mod n/2] + Σ_i cos(2π k (2i+1) / n) X_o[i]        (S_n alike, with sines)
+
+The even places are half as long a transform, and may be decimated again. The odd ones' mirror is n/2−1−i, their outputs change sign
+at k + n/2 and mirror each other about n/4: both fold to n/4 rows. (n/4)² twice is half of (n/2)²; decimated again, 3/8 of it.
+
 All that is not a product is sums of a few rows, which a compiler joins with what comes before and after. With a mask
 every example has a length of its own, see `fourier.py`, and so rows and matrices of its own.
 """
@@ -16,7 +24,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +38,8 @@ FOLDED_HALF_MAX_LENGTH = 8192
 FOLDED_SHORTER_MAX_LENGTH = 4096
 # Up to here rows of each example's own cost more to gather than folding saves: `auto` does not fold with a mask.
 UNFOLDED_MASKED_MAX_LENGTH = 512
+# From which length on sequences without a mask are decimated once, twice and so on. Guesses until they are measured.
+FOLD_AGAIN_MIN_LENGTHS = (1024, 4096)
 
 
 def folds(backend: str, length: int, masked: bool, device: str, dtype: torch.dtype, few: bool, projects: bool,
@@ -60,32 +70,55 @@ def fourier_backend(config, shape: tuple[int, int, int], masked: bool, device: s
 
 
 class Fold(NamedTuple):
-    """An axis of `places` folded to `rows`, which place j and its mirror, −j mod n, share. Rows beyond the middle count for
-    nothing.
+    """An axis of `places` folded to `rows`, which place j and its mirror share: −j mod n, or where place 0 has one too, n−1−j.
+    Rows beyond the middle count for nothing.
 
     Slices, flips and zeros around them, no index and nothing concatenated: a compiler reads the places from where they are.
     """
 
     places: int
     rows: int
+    alone: int = 1
 
     @property
     def pairs(self) -> int:
-        """Places 1 to `pairs` have a mirror; place 0 has none, nor has the middle of an even n."""
-        return (self.places - 1) // 2
+        """So many places from `alone` on have a mirror: not place 0 of a transform, nor the middle of an even n."""
+        return (self.places - self.alone) // 2
 
     def fold(self, x: torch.Tensor, dim: int, sine: int) -> torch.Tensor:
         """Sums of places and their mirrors for cosines, differences for sines. (A place without one stays what it is: for sines
         that meets a column of zeros.)"""
-        mirrored = padded(x.flip(dim).narrow(dim, 0, self.pairs), dim, 1, self.rows - 1 - self.pairs)
+        mirrored = padded(x.flip(dim).narrow(dim, 0, self.pairs), dim, self.alone, self.rows - self.alone - self.pairs)
         here = x.narrow(dim, 0, self.rows)
         return here - mirrored if sine else here + mirrored
 
     def unfold(self, x: torch.Tensor, dim: int, sine: int) -> torch.Tensor:
         """The transpose of `fold`: every place has its row's value, for sines with its sign."""
         here = padded(x.narrow(dim, 0, self.places - self.pairs), dim, 0, self.pairs)
-        mirrored = padded(x.narrow(dim, 1, self.pairs).flip(dim), dim, self.places - self.pairs, 0)
+        mirrored = padded(x.narrow(dim, self.alone, self.pairs).flip(dim), dim, self.places - self.pairs, 0)
         return here - mirrored if sine else here + mirrored
+
+
+class OddOutputs(NamedTuple):
+    """What odd places give, n/2 outputs in `places` (the other n/2 are their negatives), folded to `rows`: of cosines outputs 0 to
+    n/4−1, for n/4 is 0, of sines 1 to n/4, for 0 is. Their mirror n/2−k has the opposite cosine and the same sine."""
+
+    places: int
+    rows: int
+
+    @property
+    def whole(self) -> Fold:
+        """With the output that is 0."""
+        return Fold(self.places, self.places // 2 + 1)
+
+    def fold(self, x: torch.Tensor, dim: int, sine: int) -> torch.Tensor:
+        """As `Fold.fold`."""
+        middle = self.places // 2
+        return padded(self.whole.fold(x, dim, 1 - sine).narrow(dim, sine, middle), dim, 0, self.rows - middle)
+
+    def unfold(self, x: torch.Tensor, dim: int, sine: int) -> torch.Tensor:
+        """As `Fold.unfold`."""
+        return self.whole.unfold(padded(x.narrow(dim, 0, self.places // 2), dim, sine, 1 - sine), dim, 1 - sine)
 
 
 class OwnFolds(NamedTuple):
@@ -121,13 +154,23 @@ class OwnFolds(NamedTuple):
         return take(x, self.row) * (self.sign if sine else self.real)[..., None].to(x.dtype)
 
 
-class FoldedPlan(NamedTuple):
-    """How both axes are folded for one batch, and the sequence axis' matrices of cosines and of sines,
-    `[batch or 1, rows, rows]`, scaled."""
+class Part(NamedTuple):
+    """Some places of the sequence axis and what they give to all outputs: how the ones and the others are folded, and the matrices
+    of cosines and of sines in between, `[batch or 1, rows, rows]`, scaled."""
 
-    tokens: Fold | OwnFolds
+    inputs: Fold | OwnFolds
+    outputs: Fold | OwnFolds | OddOutputs
+    matrices: tuple[torch.Tensor, torch.Tensor]
+
+
+class FoldedPlan(NamedTuple):
+    """How both axes are folded for one batch.
+
+    tokens: the whole of the sequence axis, or what is left of it when it is decimated and the odd places, of the last time first.
+    """
+
+    tokens: tuple[Part, ...]
     columns: Fold
-    token_matrices: tuple[torch.Tensor, torch.Tensor]
 
 
 def aligned(rows: int, places: int) -> int:
@@ -144,33 +187,67 @@ def cosines_and_sines(rows: int, lengths: torch.Tensor) -> tuple[torch.Tensor, t
     return angle.cos() * used, angle.sin() * used
 
 
+def odd_cosines_and_sines(rows: int, length: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """cos and sin of 2π k (2i+1) / n as `OddOutputs` has k, `[1, rows, rows]`, 0 beyond the middle."""
+    i = torch.arange(rows, device=device)
+    used = (4 * i < length).float()
+    angles = [((i[:, None] + sine) * (2 * i + 1) % length).float() * (2 * math.pi / length) for sine in (0, 1)]
+    return tuple((wave * used[:, None] * used)[None] for wave in (angles[0].cos(), angles[1].sin()))
+
+
+def decimations(length: int, most: int | None = None) -> int:
+    """How often a sequence is decimated: while 4 divides what is left of it, and at most `most` times; None: by
+    FOLD_AGAIN_MIN_LENGTHS."""
+    most, levels = sum(length >= least for least in FOLD_AGAIN_MIN_LENGTHS) if most is None else most, 0
+    while levels < most and (length >> levels) % 4 == 0:
+        levels += 1
+    return levels
+
+
+def token_rows(length: int, levels: int) -> list[int]:
+    """Rows of each part's matrices, in `FoldedPlan`'s order, for a sequence that is decimated so many times."""
+    left = length >> levels
+    return [aligned(left // 2 + 1, left), *(aligned((left << i) // 2, left << i) for i in range(levels))]
+
+
 @functools.lru_cache(maxsize=4)
-def matrices_of(length: int, rows: int, scale: float, device: torch.device, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """`cosines_and_sines` of one length, scaled, kept for the next batch: they grow with the square of the length.
+def matrices_of(length: int, levels: int, scale: float, device: torch.device,
+                dtype: torch.dtype) -> tuple[tuple[torch.Tensor, torch.Tensor], ...]:
+    """Each part's matrices of one length that is decimated so many times, scaled, kept for the next batch: they grow with the
+    square of the length.
 
     Normal tensors whoever asks first: those of inference mode could not be used in training.
     """
+    left, (rows, *odd_rows) = length >> levels, token_rows(length, levels)
     with torch.inference_mode(False), torch.no_grad():
-        matrices = cosines_and_sines(rows, torch.full((1, 1, 1), length, device=device))
-        return tuple((matrix * scale).to(dtype) for matrix in matrices)
+        made = [cosines_and_sines(rows, torch.full((1, 1, 1), left, device=device))]
+        made += [odd_cosines_and_sines(rows, left << i, device) for i, rows in enumerate(odd_rows, 1)]
+        return tuple(tuple((matrix * scale).to(dtype) for matrix in matrices) for matrices in made)
 
 
 def plan_folded(length: int, width: int, real: torch.Tensor | None, norm: str, device=None,
-                dtype: torch.dtype = torch.float32) -> FoldedPlan:
+                dtype: torch.dtype = torch.float32, most: int | None = None) -> FoldedPlan:
     """Prepare one batch, shared by all layers.
 
-    real: `[batch, seq]` bool, or None; norm: `backward` or `ortho`; dtype: of the matrices.
+    real: `[batch, seq]` bool, or None; norm: `backward` or `ortho`; dtype: of the matrices; most: see `decimations`; with a mask
+    there are none.
     """
-    rows, columns = aligned(length // 2 + 1, length), Fold(width, aligned(width // 2 + 1, width))
+    columns = Fold(width, aligned(width // 2 + 1, width))
     if real is None:
-        scale = (length * width) ** -0.5 if norm == "ortho" else 1.0
+        scale, levels = (length * width) ** -0.5 if norm == "ortho" else 1.0, decimations(length, most)
         traced = torch.compiler.is_compiling() or type(torch.empty(0)) is not torch.Tensor  # tensors that stand for others are not kept
         make = matrices_of.__wrapped__ if traced else matrices_of
-        return FoldedPlan(Fold(length, rows), columns, make(length, rows, scale, torch.device(device or "cpu"), dtype))
+        matrices = make(length, levels, scale, torch.device(device or "cpu"), dtype)
+        left, (rows, *odd_rows) = length >> levels, token_rows(length, levels)
+        parts = [Part(Fold(left, rows), Fold(left, rows), matrices[0])]
+        for i, rows in enumerate(odd_rows):
+            parts.append(Part(Fold(left << i, rows, alone=0), OddOutputs(left << i, rows), matrices[i + 1]))
+        return FoldedPlan(tuple(parts), columns)
     lengths = real.sum(1).clamp(min=1)[:, None]
     scale = (lengths[..., None] * width).float().rsqrt() if norm == "ortho" else 1.0
-    matrices = cosines_and_sines(rows, lengths[..., None])
-    return FoldedPlan(OwnFolds.of(real, lengths, rows), columns, tuple((matrix * scale).to(dtype) for matrix in matrices))
+    rows = aligned(length // 2 + 1, length)
+    own, matrices = OwnFolds.of(real, lengths, rows), cosines_and_sines(rows, lengths[..., None])
+    return FoldedPlan((Part(own, own, tuple((matrix * scale).to(dtype) for matrix in matrices)),), columns)
 
 
 def fold_projections(weights: torch.Tensor, plan: FoldedPlan, hidden_matrices: tuple[torch.Tensor, torch.Tensor],
@@ -202,9 +279,12 @@ class _FoldedMix(torch.autograd.Function):
         projection, saved, out = projection.to(dtype), [], []
         with torch.autocast(x.device.type, enabled=False):
             for sine in (0, 1):  # numbers: a compiler looks nothing up by a truth value
-                folded = plan.columns.fold(plan.tokens.fold(x, 1, sine), -1, sine).to(dtype)
-                saved.append(folded)
-                out.append(plan.tokens.unfold(plan.token_matrices[sine].to(dtype) @ (folded @ projection[sine]), 1, sine))
+                given = []
+                for part, places in zip(plan.tokens, apart(x, len(plan.tokens), turns)):
+                    folded = plan.columns.fold(part.inputs.fold(places, 1, sine), -1, sine).to(dtype)
+                    saved.append(folded)
+                    given.append(part.outputs.unfold(part.matrices[sine].to(dtype) @ (folded @ projection[sine]), 1, sine))
+                out.append(joined(given, butterfly))
         ctx.save_for_backward(projection, *saved)
         return out[0] - out[1]
 
@@ -213,12 +293,54 @@ class _FoldedMix(torch.autograd.Function):
     def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         plan, dtype, (projection, *saved), of_x, of_projection = ctx.plan, ctx.dtype, ctx.saved_tensors, [], []
         with torch.autocast(gradient.device.type, enabled=False):
-            for sine, folded in enumerate(saved):
-                rows = plan.token_matrices[sine].to(dtype).mT @ plan.tokens.fold(gradient, 1, sine).to(dtype)
-                of_x.append(plan.tokens.unfold(plan.columns.unfold(rows @ projection[sine].T, -1, sine), 1, sine))
-                of_projection.append(folded.flatten(0, 1).T @ rows.flatten(0, 1))
+            for sine in (0, 1):
+                of_places, products = [], []
+                for i, (part, given) in enumerate(zip(plan.tokens, apart(gradient, len(plan.tokens), of_butterfly))):
+                    rows = part.matrices[sine].to(dtype).mT @ part.outputs.fold(given, 1, sine).to(dtype)
+                    of_places.append(part.inputs.unfold(plan.columns.unfold(rows @ projection[sine].T, -1, sine), 1, sine))
+                    products.append(saved[sine * len(plan.tokens) + i].flatten(0, 1).T @ rows.flatten(0, 1))
+                of_x.append(joined(of_places, interleaved))
+                of_projection.append(sum(products[1:], products[0]))
             of_projection = torch.stack([of_projection[0], -of_projection[1]])
         return (of_x[0] - of_x[1]).to(ctx.dtypes[0]), of_projection.to(ctx.dtypes[1]), None, None
+
+
+def apart(x: torch.Tensor, parts: int, split: Callable) -> list[torch.Tensor]:
+    """What of `[batch, seq, width]` each part has, in `FoldedPlan`'s order."""
+    odd = []
+    for _ in range(parts - 1):
+        x, own = split(x)
+        odd.insert(0, own)
+    return [x, *odd]
+
+
+def joined(parts: list[torch.Tensor], join: Callable) -> torch.Tensor:
+    """Parts made one again: from the transpose of what took them apart."""
+    x, *odd = parts
+    for own in odd:
+        x = join(x, own)
+    return x
+
+
+def turns(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Even places and odd ones."""
+    return x[:, 0::2], x[:, 1::2]
+
+
+def interleaved(even: torch.Tensor, odd: torch.Tensor) -> torch.Tensor:
+    """The transpose of `turns`."""
+    return torch.stack([even, odd], 2).flatten(1, 2)
+
+
+def butterfly(even: torch.Tensor, odd: torch.Tensor) -> torch.Tensor:
+    """Outputs k and k + n/2, of half a turn more: for odd places the opposite."""
+    return torch.stack([even + odd, even - odd], 1).flatten(1, 2)
+
+
+def of_butterfly(gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The transpose of `butterfly`."""
+    first, second = gradient.unflatten(1, (2, -1)).unbind(1)
+    return first + second, first - second
 
 
 def take(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
