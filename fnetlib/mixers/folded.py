@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Callable, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -106,19 +106,19 @@ class OddOutputs(NamedTuple):
     places: int
     rows: int
 
-    @property
-    def whole(self) -> Fold:
-        """With the output that is 0."""
-        return Fold(self.places, self.places // 2 + 1)
-
     def fold(self, x: torch.Tensor, dim: int, sine: int) -> torch.Tensor:
         """As `Fold.fold`."""
         middle = self.places // 2
-        return padded(self.whole.fold(x, dim, 1 - sine).narrow(dim, sine, middle), dim, 0, self.rows - middle)
+        mirrored = padded(x.flip(dim).narrow(dim, 0, middle - 1), dim, 1 - sine, sine)
+        here = x.narrow(dim, sine, middle)
+        return padded(here + mirrored if sine else here - mirrored, dim, 0, self.rows - middle)
 
     def unfold(self, x: torch.Tensor, dim: int, sine: int) -> torch.Tensor:
         """As `Fold.unfold`."""
-        return self.whole.unfold(padded(x.narrow(dim, 0, self.places // 2), dim, sine, 1 - sine), dim, 1 - sine)
+        middle = self.places // 2
+        here = padded(x.narrow(dim, 0, middle), dim, sine, middle - sine)
+        mirrored = padded(x.narrow(dim, 1 - sine, middle - 1).flip(dim), dim, middle + 1, 0)
+        return here + mirrored if sine else here - mirrored
 
 
 class OwnFolds(NamedTuple):
@@ -155,12 +155,39 @@ class OwnFolds(NamedTuple):
 
 
 class Part(NamedTuple):
-    """Some places of the sequence axis and what they give to all outputs: how the ones and the others are folded, and the matrices
-    of cosines and of sines in between, `[batch or 1, rows, rows]`, scaled."""
+    """Every `step`-th place of the sequence axis from `first` on, and what these give to all outputs. inputs, outputs: how the ones
+    and the others are folded; matrices: of cosines and of sines in between, `[batch or 1, rows, rows]`, scaled.
+
+    What is unfolded has all places at once: a compiler joins sums over the same places, but would write halves to put together.
+    """
 
     inputs: Fold | OwnFolds
     outputs: Fold | OwnFolds | OddOutputs
     matrices: tuple[torch.Tensor, torch.Tensor]
+    first: int = 0
+    step: int = 1
+
+    def fold_inputs(self, x: torch.Tensor, sine: int) -> torch.Tensor:
+        """`[batch, seq, width]` -> `[batch, rows, width]`."""
+        return self.inputs.fold(x[:, self.first::self.step], 1, sine)
+
+    def unfold_inputs(self, x: torch.Tensor, sine: int) -> torch.Tensor:
+        """The transpose of `fold_inputs`: 0 at other places."""
+        own = self.inputs.unfold(x, 1, sine)
+        return own if self.step == 1 else padded(own[:, :, None], 2, self.first, self.step - 1 - self.first).flatten(1, 2)
+
+    def unfold_outputs(self, x: torch.Tensor, sine: int) -> torch.Tensor:
+        """`[batch, rows, width]` -> `[batch, seq, width]`: outputs are the same again after seq / step, of odd places the opposite."""
+        own = self.outputs.unfold(x, 1, sine)
+        return own if self.step == 1 else (own[:, None] * self.signs(x)).flatten(1, 2)
+
+    def fold_outputs(self, x: torch.Tensor, sine: int) -> torch.Tensor:
+        """The transpose of `unfold_outputs`."""
+        return self.outputs.fold(x if self.step == 1 else (x.unflatten(1, (self.step, -1)) * self.signs(x)).sum(1), 1, sine)
+
+    def signs(self, x: torch.Tensor) -> torch.Tensor:
+        """Of each seq / step outputs: `[step, 1, 1]`."""
+        return 1 - 2 * (torch.arange(self.step, device=x.device)[:, None, None] % 2 * min(self.first, 1)).to(x.dtype)
 
 
 class FoldedPlan(NamedTuple):
@@ -195,11 +222,10 @@ def odd_cosines_and_sines(rows: int, length: int, device: torch.device) -> tuple
     return tuple((wave * used[:, None] * used)[None] for wave in (angles[0].cos(), angles[1].sin()))
 
 
-def decimations(length: int, most: int | None = None) -> int:
-    """How often a sequence is decimated: while 4 divides what is left of it, and at most `most` times; None: by
-    FOLD_AGAIN_MIN_LENGTHS."""
-    most, levels = sum(length >= least for least in FOLD_AGAIN_MIN_LENGTHS) if most is None else most, 0
-    while levels < most and (length >> levels) % 4 == 0:
+def decimations_of(length: int, wanted: int | None = None) -> int:
+    """How often a sequence is decimated: as often as wanted (None: see FOLD_AGAIN_MIN_LENGTHS) while 4 divides what is left of it."""
+    wanted, levels = sum(length >= least for least in FOLD_AGAIN_MIN_LENGTHS) if wanted is None else wanted, 0
+    while levels < wanted and (length >> levels) % 4 == 0:
         levels += 1
     return levels
 
@@ -226,22 +252,23 @@ def matrices_of(length: int, levels: int, scale: float, device: torch.device,
 
 
 def plan_folded(length: int, width: int, real: torch.Tensor | None, norm: str, device=None,
-                dtype: torch.dtype = torch.float32, most: int | None = None) -> FoldedPlan:
+                dtype: torch.dtype = torch.float32, decimations: int | None = None) -> FoldedPlan:
     """Prepare one batch, shared by all layers.
 
-    real: `[batch, seq]` bool, or None; norm: `backward` or `ortho`; dtype: of the matrices; most: see `decimations`; with a mask
-    there are none.
+    real: `[batch, seq]` bool, or None; norm: `backward` or `ortho`; dtype: of the matrices; decimations: as many as wanted of
+    sequences without a mask, see `decimations_of`.
     """
     columns = Fold(width, aligned(width // 2 + 1, width))
     if real is None:
-        scale, levels = (length * width) ** -0.5 if norm == "ortho" else 1.0, decimations(length, most)
+        scale, levels = (length * width) ** -0.5 if norm == "ortho" else 1.0, decimations_of(length, decimations)
         traced = torch.compiler.is_compiling() or type(torch.empty(0)) is not torch.Tensor  # tensors that stand for others are not kept
         make = matrices_of.__wrapped__ if traced else matrices_of
         matrices = make(length, levels, scale, torch.device(device or "cpu"), dtype)
         left, (rows, *odd_rows) = length >> levels, token_rows(length, levels)
-        parts = [Part(Fold(left, rows), Fold(left, rows), matrices[0])]
+        parts = [Part(Fold(left, rows), Fold(left, rows), matrices[0], step=1 << levels)]
         for i, rows in enumerate(odd_rows):
-            parts.append(Part(Fold(left << i, rows, alone=0), OddOutputs(left << i, rows), matrices[i + 1]))
+            places, step = left << i, 1 << levels - i
+            parts.append(Part(Fold(places, rows, alone=0), OddOutputs(places, rows), matrices[i + 1], step // 2, step))
         return FoldedPlan(tuple(parts), columns)
     lengths = real.sum(1).clamp(min=1)[:, None]
     scale = (lengths[..., None] * width).float().rsqrt() if norm == "ortho" else 1.0
@@ -278,69 +305,34 @@ class _FoldedMix(torch.autograd.Function):
         ctx.plan, ctx.dtype, ctx.dtypes = plan, dtype, (x.dtype, projection.dtype)
         projection, saved, out = projection.to(dtype), [], []
         with torch.autocast(x.device.type, enabled=False):
-            for sine in (0, 1):  # numbers: a compiler looks nothing up by a truth value
-                given = []
-                for part, places in zip(plan.tokens, apart(x, len(plan.tokens), turns)):
-                    folded = plan.columns.fold(part.inputs.fold(places, 1, sine), -1, sine).to(dtype)
+            for part in plan.tokens:
+                waves = []
+                for sine in (0, 1):  # numbers: a compiler looks nothing up by a truth value
+                    folded = plan.columns.fold(part.fold_inputs(x, sine), -1, sine).to(dtype)
                     saved.append(folded)
-                    given.append(part.outputs.unfold(part.matrices[sine].to(dtype) @ (folded @ projection[sine]), 1, sine))
-                out.append(joined(given, butterfly))
+                    waves.append(part.unfold_outputs(part.matrices[sine].to(dtype) @ (folded @ projection[sine]), sine))
+                out.append(waves[0] - waves[1])
         ctx.save_for_backward(projection, *saved)
-        return out[0] - out[1]
+        return total(out)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        plan, dtype, (projection, *saved), of_x, of_projection = ctx.plan, ctx.dtype, ctx.saved_tensors, [], []
+        plan, dtype, (projection, *saved), of_x, products = ctx.plan, ctx.dtype, ctx.saved_tensors, [], ([], [])
         with torch.autocast(gradient.device.type, enabled=False):
-            for sine in (0, 1):
-                of_places, products = [], []
-                for i, (part, given) in enumerate(zip(plan.tokens, apart(gradient, len(plan.tokens), of_butterfly))):
-                    rows = part.matrices[sine].to(dtype).mT @ part.outputs.fold(given, 1, sine).to(dtype)
-                    of_places.append(part.inputs.unfold(plan.columns.unfold(rows @ projection[sine].T, -1, sine), 1, sine))
-                    products.append(saved[sine * len(plan.tokens) + i].flatten(0, 1).T @ rows.flatten(0, 1))
-                of_x.append(joined(of_places, interleaved))
-                of_projection.append(sum(products[1:], products[0]))
-            of_projection = torch.stack([of_projection[0], -of_projection[1]])
-        return (of_x[0] - of_x[1]).to(ctx.dtypes[0]), of_projection.to(ctx.dtypes[1]), None, None
+            for part, *folded in zip(plan.tokens, saved[0::2], saved[1::2]):
+                waves = []
+                for sine in (0, 1):
+                    rows = part.matrices[sine].to(dtype).mT @ part.fold_outputs(gradient, sine).to(dtype)
+                    waves.append(plan.columns.unfold(part.unfold_inputs(rows @ projection[sine].T, sine), -1, sine))
+                    products[sine].append(folded[sine].flatten(0, 1).T @ rows.flatten(0, 1))
+                of_x.append(waves[0] - waves[1])
+            of_projection = torch.stack([total(products[0]), -total(products[1])])
+        return total(of_x).to(ctx.dtypes[0]), of_projection.to(ctx.dtypes[1]), None, None
 
 
-def apart(x: torch.Tensor, parts: int, split: Callable) -> list[torch.Tensor]:
-    """What of `[batch, seq, width]` each part has, in `FoldedPlan`'s order."""
-    odd = []
-    for _ in range(parts - 1):
-        x, own = split(x)
-        odd.insert(0, own)
-    return [x, *odd]
-
-
-def joined(parts: list[torch.Tensor], join: Callable) -> torch.Tensor:
-    """Parts made one again: from the transpose of what took them apart."""
-    x, *odd = parts
-    for own in odd:
-        x = join(x, own)
-    return x
-
-
-def turns(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Even places and odd ones."""
-    return x[:, 0::2], x[:, 1::2]
-
-
-def interleaved(even: torch.Tensor, odd: torch.Tensor) -> torch.Tensor:
-    """The transpose of `turns`."""
-    return torch.stack([even, odd], 2).flatten(1, 2)
-
-
-def butterfly(even: torch.Tensor, odd: torch.Tensor) -> torch.Tensor:
-    """Outputs k and k + n/2, of half a turn more: for odd places the opposite."""
-    return torch.stack([even + odd, even - odd], 1).flatten(1, 2)
-
-
-def of_butterfly(gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The transpose of `butterfly`."""
-    first, second = gradient.unflatten(1, (2, -1)).unbind(1)
-    return first + second, first - second
+def total(parts: list[torch.Tensor]) -> torch.Tensor:
+    return sum(parts[1:], parts[0])
 
 
 def take(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
