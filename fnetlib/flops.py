@@ -23,7 +23,7 @@ import pandas as pd
 from transformers import BertConfig
 
 from .config import FILTERS
-from .mixers.folded import FOLDED_HALF_MAX_LENGTH, FOLDED_SHORTER_MAX_LENGTH, aligned
+from .mixers.folded import FOLDED_HALF_MAX_LENGTH, FOLDED_SHORTER_MAX_LENGTH, aligned, decimations_of, token_rows
 from .mixers.fourier import choose_backend
 
 PARTS = ("embeddings", "mixing", "projection", "feed-forward", "norms", "pooler", "classifier")
@@ -63,16 +63,22 @@ def fourier_matmul_flops(n: int, d: int) -> float:
     return 4.0 * n * d * half + 4.0 * n * n * half
 
 
-def fourier_folded_flops(n: int, d: int) -> float:
-    """4 m² d for cosines and sines of m = n/2 + 1 rows. Their zeros to multiples of 8 are counted here. The projection takes less
-    than elsewhere, see `folded_projection_flops`."""
-    return 4.0 * aligned(n // 2 + 1, n) ** 2 * d
+def folded_rows(n: int, masked: bool) -> list[int]:
+    """Rows of cosines, and as many of sines, of each part of a folded sequence: n/2 + 1, decimated n/4 + 1 and n/4, and so on.
+    Their zeros to multiples of 8 are counted. masked: the batch has a mask, and so is not decimated."""
+    return token_rows(n, 0 if masked else decimations_of(n))
 
 
-def folded_projection_flops(n: int, d: int) -> float:
-    """4 m h d with m = n/2 + 1 rows and h = d/2 + 1 columns of cosines and of sines, in the place of 2 n d². The 4 h d² that a
-    layer spends once a forward pass to fold it are neglected."""
-    return 4.0 * aligned(n // 2 + 1, n) * aligned(d // 2 + 1, d) * d
+def fourier_folded_flops(n: int, d: int, masked: bool = False) -> float:
+    """4 m² d for cosines and sines of m rows, of each part, see `folded_rows`. The projection takes less than elsewhere, see
+    `folded_projection_flops`."""
+    return sum(4.0 * rows**2 * d for rows in folded_rows(n, masked))
+
+
+def folded_projection_flops(n: int, d: int, masked: bool = False) -> float:
+    """4 m h d with m rows in all, see `folded_rows`, and h = d/2 + 1 columns of cosines and of sines, in the place of 2 n d². The
+    4 h d² that a layer spends once a forward pass to fold it are neglected."""
+    return 4.0 * sum(folded_rows(n, masked)) * aligned(d // 2 + 1, d) * d
 
 
 def fourier_bluestein_flops(n: int, d: int) -> float:
@@ -127,12 +133,13 @@ def mixing_flops(config: BertConfig, mixer: str, seq: int, masked: bool = False)
         backend = choose_backend(config.backend, seq)
         kind = "matrices" if backend == "matmul" else "FFT"
         return f"{what}, {kind}", count(seq, width, config.num_attention_heads, backend)
-    longest = FOLDED_SHORTER_MAX_LENGTH if masked and config.padding == "mask" else FOLDED_HALF_MAX_LENGTH
+    masked = masked and config.padding == "mask"
+    longest = FOLDED_SHORTER_MAX_LENGTH if masked else FOLDED_HALF_MAX_LENGTH
     if config.backend == "folded" and seq <= longest:  # as a GPU trains in half precision
-        return FOLDED, fourier_folded_flops(seq, width)
+        return FOLDED, fourier_folded_flops(seq, width, masked)
     if choose_backend(config.backend, seq) == "matmul":
         return "Fourier, matrices", fourier_matmul_flops(seq, width)
-    if masked and config.padding == "mask":
+    if masked:
         return "Fourier, FFT (Bluestein)", fourier_bluestein_flops(seq, width)
     return "Fourier, FFT", fourier_fft_flops(seq, width)
 
@@ -163,7 +170,7 @@ def _layer(config: BertConfig, where: str, mixer: str, batch: int, seq: int, mas
     if mixer == "taylor":
         weights += 3 * (d * d + d) + d + config.num_attention_heads * (3 * d + 3 + 2 * config.max_position_embeddings - 1)
     projects = mixer == "attention" or config.output_projection
-    projection = batch * folded_projection_flops(seq, d) if what == FOLDED else 2.0 * tokens * d * d * projects
+    projection = batch * folded_projection_flops(seq, d, masked and config.padding == "mask") if what == FOLDED else 2.0 * tokens * d * d * projects
     return [
         Part(where, "mixing", what, batch * mixing, weights),
         Part(where, "projection", "dense" if projects else "none", projection, (d * d + d) * projects),

@@ -128,15 +128,15 @@ class Way:
         if self.name == "product":
             return 2.0 * (SQUARE if s.device == "cuda" else d) ** 3
         counts = {"fft": flops.fourier_bluestein_flops if self.block.padded else flops.fourier_fft_flops,
-                  "matmul": flops.fourier_matmul_flops, "folded": beyond_projection,
+                  "matmul": flops.fourier_matmul_flops, "folded": lambda n, d: beyond_projection(n, d, self.block.padded),
                   "whole": lambda n, d: 4.0 * n * d * d + 4.0 * n * n * d, "projection": lambda n, d: 2.0 * n * d * d}
         count = counts[self.name](n, d) if self.name in counts else 0.0
         return s.batch * count if count > 0 else None
 
 
-def beyond_projection(n: int, d: int) -> float:
+def beyond_projection(n: int, d: int, padded: bool) -> float:
     """FLOPs of the folded transform over those of a projection by itself; negative where folding saves more than it takes."""
-    return flops.fourier_folded_flops(n, d) + flops.folded_projection_flops(n, d) - 2.0 * n * d * d
+    return flops.fourier_folded_flops(n, d, padded) + flops.folded_projection_flops(n, d, padded) - 2.0 * n * d * d
 
 
 def ways(block: Block) -> list[str]:

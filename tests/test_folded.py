@@ -9,10 +9,11 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from fnetlib import FNetBertConfig, FNetBertForMaskedLM
 from fnetlib.config import student_config
+from fnetlib.mixers import folded as folding
 from fnetlib.mixers import fourier
 from fnetlib.mixers.folded import (
-    FOLDED_HALF_MAX_LENGTH, FOLDED_SHORTER_MAX_LENGTH, FoldedPlan, _FoldedMix, fold_projections, folded_mix, folds,
-    matrices_of, plan_folded,
+    FOLD_AGAIN_MIN_LENGTHS, FOLDED_HALF_MAX_LENGTH, FOLDED_SHORTER_MAX_LENGTH, FoldedPlan, OwnFolds, _FoldedMix, decimations_of,
+    fold_projections, folded_mix, folds, matrices_of, plan_folded, token_rows,
 )
 from fnetlib.mixers.fourier import MATMUL_MAX_LENGTH
 
@@ -43,6 +44,19 @@ def test_equals_numpys_fft_and_a_projection(length, width, out, seed, norm):
     assert relative_error(folded(x, plan, weight), reference(x, norm, weight)) < 3e-6
 
 
+@settings(max_examples=100, deadline=None)
+@given(length=st.sampled_from([4, 8, 12, 16, 20, 24, 32, 36, 40, 48, 64, 72, 80, 96, 128]) | st.integers(1, 130), width=st.integers(1, 24),
+       wanted=st.integers(0, 3), seed=st.integers(0, 999), norm=st.sampled_from(["backward", "ortho"]))
+def test_decimated_equals_numpys_fft_and_a_projection(length, width, wanted, seed, norm):
+    generator = torch.Generator().manual_seed(seed)
+    x, weight = torch.randn(2, length, width, generator=generator), torch.randn(5, width, generator=generator)
+    plan = plan_folded(length, width, None, norm, decimations=wanted)
+    fours = sum(length % 2**(level + 2) == 0 for level in range(wanted))
+    assert [part.step for part in plan.tokens] == [2**fours] + [2**level for level in range(fours, 0, -1)]
+    assert [part.matrices[0].shape[1] for part in plan.tokens] == token_rows(length, fours)
+    assert relative_error(folded(x, plan, weight), reference(x, norm, weight)) < 3e-6
+
+
 @settings(max_examples=60, deadline=None)
 @given(length=st.integers(1, 40), width=st.integers(1, 24), seed=st.integers(0, 999), norm=st.sampled_from(["backward", "ortho"]))
 def test_masked_examples_have_their_own_length_wherever_the_padding_is(length, width, seed, norm):
@@ -56,15 +70,17 @@ def test_masked_examples_have_their_own_length_wherever_the_padding_is(length, w
         assert not own[~mask].any()
 
 
-@settings(max_examples=40, deadline=None)
-@given(length=st.integers(1, 24), width=st.integers(1, 20), masked=st.booleans(), seed=st.integers(0, 999))
-def test_gradients_are_those_of_torchs_fft_in_double_precision(length, width, masked, seed):
+@settings(max_examples=80, deadline=None)
+@given(length=st.integers(1, 24) | st.sampled_from([4, 8, 12, 16, 24, 32, 40, 64]), width=st.integers(1, 20), masked=st.booleans(),
+       wanted=st.integers(0, 3), seed=st.integers(0, 999))
+def test_gradients_are_those_of_torchs_fft_in_double_precision(length, width, masked, wanted, seed):
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(2, length, width, generator=generator, dtype=torch.double, requires_grad=True)
     weight = torch.randn(3, width, generator=generator, dtype=torch.double, requires_grad=True)
     real = torch.rand(2, length, generator=generator) < 0.6
     real[:, torch.randint(length, (1,), generator=generator)] = True
-    plan = plan_folded(length, width, real if masked else None, "ortho", dtype=torch.double)
+    plan = plan_folded(length, width, real if masked else None, "ortho", dtype=torch.double, decimations=wanted)
+    assert not masked or len(plan.tokens) == 1
     real = real if masked else torch.ones_like(real)
     theirs = torch.zeros(2, length, 3, dtype=torch.double)
     for i, mask in enumerate(real):
@@ -90,33 +106,45 @@ def test_auto_folds_in_half_precision_on_a_gpu_where_layers_are_compiled():
     assert not folds("folded", **usual | {"device": "cpu", "length": MATMUL_MAX_LENGTH + 1})
 
 
-def test_a_layer_folded_by_name_compiles_as_a_whole(tiny_config):
+@pytest.mark.parametrize("decimated_from", [FOLD_AGAIN_MIN_LENGTHS, (16,), (8, 16)])
+def test_a_layer_folded_by_name_compiles_as_a_whole(tiny_config, monkeypatch, decimated_from):
     """No return to eager in between, and the same numbers."""
+    monkeypatch.setattr(folding, "FOLD_AGAIN_MIN_LENGTHS", decimated_from)
     encoder = student(tiny_config, "fnet", backend="folded").bert.encoder
     hidden, (layer, *_) = torch.randn(2, 16, tiny_config.hidden_size), encoder.layer
     plans = [encoder.sequence(hidden, None), encoder.sequence(hidden, inputs(16, padded=True)["attention_mask"][:2])]
-    wanted = [layer(hidden, plan) for plan in plans]
+    assert [len(plan.fourier[0].tokens) for plan in plans] == [1 + sum(16 >= least for least in decimated_from), 1]
+    wanted = [outcome(layer, hidden, plan) for plan in plans]
     assert not encoder.compiled()
     layer.compile(fullgraph=True, backend="aot_eager")
     assert encoder.compiled()
     for plan, expected in zip(plans, wanted):
-        torch.testing.assert_close(layer(hidden, plan), expected, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(outcome(layer, hidden, plan), expected, atol=1e-5, rtol=1e-4)
+
+
+def outcome(layer, hidden, plan):
+    """What a layer gives, and the gradient of its input."""
+    hidden = hidden.detach().requires_grad_()
+    out = layer(hidden, plan)
+    return out.detach(), torch.autograd.grad(out.pow(3).sum(), hidden)[0]
 
 
 @pytest.mark.parametrize("dtype, bound", [(torch.bfloat16, 1.5e-2), (torch.float16, 2e-3)])
-@pytest.mark.parametrize("length", [32, 33])
+@pytest.mark.parametrize("length, wanted", [(32, 0), (33, 0), (128, 1), (128, 2)])
 @pytest.mark.parametrize("masked", [False, True])
-def test_half_precision_within_a_stated_bound(dtype, bound, length, masked):
+def test_half_precision_within_a_stated_bound(dtype, bound, length, wanted, masked):
     generator = torch.Generator().manual_seed(1)
     x, weight = torch.randn(2, length, 48, generator=generator).to(dtype), torch.randn(48, 48, generator=generator).to(dtype)
-    plan = plan_folded(length, 48, torch.ones(2, length, dtype=torch.bool) if masked else None, "ortho")
+    plan = plan_folded(length, 48, torch.ones(2, length, dtype=torch.bool) if masked else None, "ortho", decimations=wanted)
     out = folded(x, plan, weight)
     assert out.dtype == dtype and relative_error(out.float(), reference(x.float(), "ortho", weight.float())) < bound
 
 
+@pytest.mark.parametrize("decimated_from", [FOLD_AGAIN_MIN_LENGTHS, (16,), (8, 16)])
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("name", ["fnet", "fnet-naive", "hybrid-2", "hybrid-2+filter"])
-def test_models_agree_with_the_other_backends_in_values_and_gradients(tiny_config, name, padded):
+def test_models_agree_with_the_other_backends_in_values_and_gradients(tiny_config, monkeypatch, name, padded, decimated_from):
+    monkeypatch.setattr(folding, "FOLD_AGAIN_MIN_LENGTHS", decimated_from)
     batch = inputs(length=16, padded=padded)
     batch |= {} if padded else {"attention_mask": None}
     states, gradients = [], []
@@ -148,17 +176,30 @@ def test_layers_make_their_own_projections_where_none_are_given(tiny_config):
 def test_matrices_are_made_once_and_serve_training_after_inference():
     matrices_of.cache_clear()
     with torch.inference_mode():
-        first = plan_folded(24, 16, None, "ortho").token_matrices
+        first = plan_folded(24, 16, None, "ortho").tokens[0].matrices
     plan = plan_folded(24, 16, None, "ortho")
-    assert plan.token_matrices[0] is first[0] and plan_folded(26, 16, None, "ortho").token_matrices[0] is not first[0]
+    assert plan.tokens[0].matrices[0] is first[0] and plan_folded(26, 16, None, "ortho").tokens[0].matrices[0] is not first[0]
     assert not first[0].is_inference()  # those cannot be saved for a backward pass
+    decimated = [plan_folded(24, 16, None, "ortho", decimations=1) for _ in range(2)]
+    assert all(a.matrices is b.matrices for a, b in zip(decimated[0].tokens, decimated[1].tokens))
+    assert len(decimated[0].tokens) == 2 and matrices_of.cache_info().misses == 3  # kept beside those of the length undecimated
+
+
+def test_how_often_long_sequences_are_decimated(monkeypatch):
+    assert FOLD_AGAIN_MIN_LENGTHS == (1024, 4096)
+    assert [decimations_of(n) for n in (512, 1020, 1024, 1026, 2048, 4092, 4096, 4100, 8192)] == [0, 0, 1, 0, 1, 1, 2, 1, 2]
+    assert [decimations_of(n, 3) for n in (1, 2, 4, 8, 12, 16, 24, 30)] == [0, 0, 1, 2, 1, 3, 2, 0]
+    assert decimations_of(4096, 0) == 0 and token_rows(2048, 0) == [1032] and token_rows(2048, 2) == [264, 256, 512]
+    monkeypatch.setattr(folding, "FOLD_AGAIN_MIN_LENGTHS", (16,))
+    masked, plain = (plan_folded(16, 8, real, "ortho").tokens for real in (torch.ones(2, 16, dtype=torch.bool), None))
+    assert len(plain) == 2 and len(masked) == 1 and isinstance(masked[0].inputs, OwnFolds)
 
 
 def test_matrices_that_stand_for_others_are_not_kept():
     matrices_of.cache_clear()
     with FakeTensorMode():
-        assert isinstance(plan_folded(24, 16, None, "ortho").token_matrices[0], FakeTensor)
-    assert type(plan_folded(24, 16, None, "ortho").token_matrices[0]) is torch.Tensor
+        assert isinstance(plan_folded(24, 16, None, "ortho").tokens[0].matrices[0], FakeTensor)
+    assert type(plan_folded(24, 16, None, "ortho").tokens[0].matrices[0]) is torch.Tensor
 
 
 def test_frozen_layers_below_need_no_gradient(tiny_config):

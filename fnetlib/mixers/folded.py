@@ -8,6 +8,14 @@ on half of the rows and half of the columns (the even-odd step of every fast tra
 takes C_d W and S_d W on half of the rows each, costs half of what it costs elsewhere: up to 512 tokens that is less than no mixing.
 C_d W and S_d W are themselves one product a forward pass, of all layers at once: layer by layer they were some ten small kernels.
 
+What is left grows with (n/2)² a column. Long sequences without a mask are decimated in time before they are folded (J. W. Cooley and
+J. W. Tukey, An algorithm for the machine calculation of complex Fourier series, 1965): of even places e and odd places o
+
+    (C_n X)[k] = (C_{n/2} X_e)[k mod n/2] + Σ_i cos(2π k (2i+1) / n) X_o[i]        (S_n alike, with sines)
+
+The even places are half as long a transform, and may be decimated again. The odd ones' mirror is n/2−1−i, their outputs change sign
+at k + n/2 and mirror each other about n/4: both fold to n/4 rows. (n/4)² twice is half of (n/2)²; decimated again, 3/8 of it.
+
 All that is not a product is sums of a few rows, which a compiler joins with what comes before and after. With a mask
 every example has a length of its own, see `fourier.py`, and so rows and matrices of its own.
 """
@@ -30,6 +38,8 @@ FOLDED_HALF_MAX_LENGTH = 8192
 FOLDED_SHORTER_MAX_LENGTH = 4096
 # Up to here rows of each example's own cost more to gather than folding saves: `auto` does not fold with a mask.
 UNFOLDED_MASKED_MAX_LENGTH = 512
+# From which length on sequences without a mask are decimated once, twice and so on. Guesses until they are measured.
+FOLD_AGAIN_MIN_LENGTHS = (1024, 4096)
 
 
 def folds(backend: str, length: int, masked: bool, device: str, dtype: torch.dtype, few: bool, projects: bool,
@@ -60,32 +70,55 @@ def fourier_backend(config, shape: tuple[int, int, int], masked: bool, device: s
 
 
 class Fold(NamedTuple):
-    """An axis of `places` folded to `rows`, which place j and its mirror, −j mod n, share. Rows beyond the middle count for
-    nothing.
+    """An axis of `places` folded to `rows`, which place j and its mirror share: −j mod n, or where place 0 has one too, n−1−j.
+    Rows beyond the middle count for nothing.
 
     Slices, flips and zeros around them, no index and nothing concatenated: a compiler reads the places from where they are.
     """
 
     places: int
     rows: int
+    alone: int = 1
 
     @property
     def pairs(self) -> int:
-        """Places 1 to `pairs` have a mirror; place 0 has none, nor has the middle of an even n."""
-        return (self.places - 1) // 2
+        """So many places from `alone` on have a mirror: not place 0 of a transform, nor the middle of an even n."""
+        return (self.places - self.alone) // 2
 
     def fold(self, x: torch.Tensor, dim: int, sine: int) -> torch.Tensor:
         """Sums of places and their mirrors for cosines, differences for sines. (A place without one stays what it is: for sines
         that meets a column of zeros.)"""
-        mirrored = padded(x.flip(dim).narrow(dim, 0, self.pairs), dim, 1, self.rows - 1 - self.pairs)
+        mirrored = padded(x.flip(dim).narrow(dim, 0, self.pairs), dim, self.alone, self.rows - self.alone - self.pairs)
         here = x.narrow(dim, 0, self.rows)
         return here - mirrored if sine else here + mirrored
 
     def unfold(self, x: torch.Tensor, dim: int, sine: int) -> torch.Tensor:
         """The transpose of `fold`: every place has its row's value, for sines with its sign."""
         here = padded(x.narrow(dim, 0, self.places - self.pairs), dim, 0, self.pairs)
-        mirrored = padded(x.narrow(dim, 1, self.pairs).flip(dim), dim, self.places - self.pairs, 0)
+        mirrored = padded(x.narrow(dim, self.alone, self.pairs).flip(dim), dim, self.places - self.pairs, 0)
         return here - mirrored if sine else here + mirrored
+
+
+class OddOutputs(NamedTuple):
+    """What odd places give, n/2 outputs in `places` (the other n/2 are their negatives), folded to `rows`: of cosines outputs 0 to
+    n/4−1, for n/4 is 0, of sines 1 to n/4, for 0 is. Their mirror n/2−k has the opposite cosine and the same sine."""
+
+    places: int
+    rows: int
+
+    def fold(self, x: torch.Tensor, dim: int, sine: int) -> torch.Tensor:
+        """As `Fold.fold`."""
+        middle = self.places // 2
+        mirrored = padded(x.flip(dim).narrow(dim, 0, middle - 1), dim, 1 - sine, sine)
+        here = x.narrow(dim, sine, middle)
+        return padded(here + mirrored if sine else here - mirrored, dim, 0, self.rows - middle)
+
+    def unfold(self, x: torch.Tensor, dim: int, sine: int) -> torch.Tensor:
+        """As `Fold.unfold`."""
+        middle = self.places // 2
+        here = padded(x.narrow(dim, 0, middle), dim, sine, middle - sine)
+        mirrored = padded(x.narrow(dim, 1 - sine, middle - 1).flip(dim), dim, middle + 1, 0)
+        return here + mirrored if sine else here - mirrored
 
 
 class OwnFolds(NamedTuple):
@@ -121,13 +154,50 @@ class OwnFolds(NamedTuple):
         return take(x, self.row) * (self.sign if sine else self.real)[..., None].to(x.dtype)
 
 
-class FoldedPlan(NamedTuple):
-    """How both axes are folded for one batch, and the sequence axis' matrices of cosines and of sines,
-    `[batch or 1, rows, rows]`, scaled."""
+class Part(NamedTuple):
+    """Every `step`-th place of the sequence axis from `first` on, and what these give to all outputs. inputs, outputs: how the ones
+    and the others are folded; matrices: of cosines and of sines in between, `[batch or 1, rows, rows]`, scaled.
 
-    tokens: Fold | OwnFolds
+    What is unfolded has all places at once: a compiler joins sums over the same places, but would write halves to put together.
+    """
+
+    inputs: Fold | OwnFolds
+    outputs: Fold | OwnFolds | OddOutputs
+    matrices: tuple[torch.Tensor, torch.Tensor]
+    first: int = 0
+    step: int = 1
+
+    def fold_inputs(self, x: torch.Tensor, sine: int) -> torch.Tensor:
+        """`[batch, seq, width]` -> `[batch, rows, width]`."""
+        return self.inputs.fold(x[:, self.first::self.step], 1, sine)
+
+    def unfold_inputs(self, x: torch.Tensor, sine: int) -> torch.Tensor:
+        """The transpose of `fold_inputs`: 0 at other places."""
+        own = self.inputs.unfold(x, 1, sine)
+        return own if self.step == 1 else padded(own[:, :, None], 2, self.first, self.step - 1 - self.first).flatten(1, 2)
+
+    def unfold_outputs(self, x: torch.Tensor, sine: int) -> torch.Tensor:
+        """`[batch, rows, width]` -> `[batch, seq, width]`: outputs are the same again after seq / step, of odd places the opposite."""
+        own = self.outputs.unfold(x, 1, sine)
+        return own if self.step == 1 else (own[:, None] * self.signs(x)).flatten(1, 2)
+
+    def fold_outputs(self, x: torch.Tensor, sine: int) -> torch.Tensor:
+        """The transpose of `unfold_outputs`."""
+        return self.outputs.fold(x if self.step == 1 else (x.unflatten(1, (self.step, -1)) * self.signs(x)).sum(1), 1, sine)
+
+    def signs(self, x: torch.Tensor) -> torch.Tensor:
+        """Of each seq / step outputs: `[step, 1, 1]`."""
+        return 1 - 2 * (torch.arange(self.step, device=x.device)[:, None, None] % 2 * min(self.first, 1)).to(x.dtype)
+
+
+class FoldedPlan(NamedTuple):
+    """How both axes are folded for one batch.
+
+    tokens: the whole of the sequence axis, or what is left of it when it is decimated and the odd places, of the last time first.
+    """
+
+    tokens: tuple[Part, ...]
     columns: Fold
-    token_matrices: tuple[torch.Tensor, torch.Tensor]
 
 
 def aligned(rows: int, places: int) -> int:
@@ -144,33 +214,67 @@ def cosines_and_sines(rows: int, lengths: torch.Tensor) -> tuple[torch.Tensor, t
     return angle.cos() * used, angle.sin() * used
 
 
+def odd_cosines_and_sines(rows: int, length: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """cos and sin of 2π k (2i+1) / n as `OddOutputs` has k, `[1, rows, rows]`, 0 beyond the middle."""
+    i = torch.arange(rows, device=device)
+    used = (4 * i < length).float()
+    angles = [((i[:, None] + sine) * (2 * i + 1) % length).float() * (2 * math.pi / length) for sine in (0, 1)]
+    return tuple((wave * used[:, None] * used)[None] for wave in (angles[0].cos(), angles[1].sin()))
+
+
+def decimations_of(length: int, wanted: int | None = None) -> int:
+    """How often a sequence is decimated: as often as wanted (None: see FOLD_AGAIN_MIN_LENGTHS) while 4 divides what is left of it."""
+    wanted, levels = sum(length >= least for least in FOLD_AGAIN_MIN_LENGTHS) if wanted is None else wanted, 0
+    while levels < wanted and (length >> levels) % 4 == 0:
+        levels += 1
+    return levels
+
+
+def token_rows(length: int, levels: int) -> list[int]:
+    """Rows of each part's matrices, in `FoldedPlan`'s order, for a sequence that is decimated so many times."""
+    left = length >> levels
+    return [aligned(left // 2 + 1, left), *(aligned((left << i) // 2, left << i) for i in range(levels))]
+
+
 @functools.lru_cache(maxsize=4)
-def matrices_of(length: int, rows: int, scale: float, device: torch.device, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """`cosines_and_sines` of one length, scaled, kept for the next batch: they grow with the square of the length.
+def matrices_of(length: int, levels: int, scale: float, device: torch.device,
+                dtype: torch.dtype) -> tuple[tuple[torch.Tensor, torch.Tensor], ...]:
+    """Each part's matrices of one length that is decimated so many times, scaled, kept for the next batch: they grow with the
+    square of the length.
 
     Normal tensors whoever asks first: those of inference mode could not be used in training.
     """
+    left, (rows, *odd_rows) = length >> levels, token_rows(length, levels)
     with torch.inference_mode(False), torch.no_grad():
-        matrices = cosines_and_sines(rows, torch.full((1, 1, 1), length, device=device))
-        return tuple((matrix * scale).to(dtype) for matrix in matrices)
+        made = [cosines_and_sines(rows, torch.full((1, 1, 1), left, device=device))]
+        made += [odd_cosines_and_sines(rows, left << i, device) for i, rows in enumerate(odd_rows, 1)]
+        return tuple(tuple((matrix * scale).to(dtype) for matrix in matrices) for matrices in made)
 
 
 def plan_folded(length: int, width: int, real: torch.Tensor | None, norm: str, device=None,
-                dtype: torch.dtype = torch.float32) -> FoldedPlan:
+                dtype: torch.dtype = torch.float32, decimations: int | None = None) -> FoldedPlan:
     """Prepare one batch, shared by all layers.
 
-    real: `[batch, seq]` bool, or None; norm: `backward` or `ortho`; dtype: of the matrices.
+    real: `[batch, seq]` bool, or None; norm: `backward` or `ortho`; dtype: of the matrices; decimations: as many as wanted of
+    sequences without a mask, see `decimations_of`.
     """
-    rows, columns = aligned(length // 2 + 1, length), Fold(width, aligned(width // 2 + 1, width))
+    columns = Fold(width, aligned(width // 2 + 1, width))
     if real is None:
-        scale = (length * width) ** -0.5 if norm == "ortho" else 1.0
+        scale, levels = (length * width) ** -0.5 if norm == "ortho" else 1.0, decimations_of(length, decimations)
         traced = torch.compiler.is_compiling() or type(torch.empty(0)) is not torch.Tensor  # tensors that stand for others are not kept
         make = matrices_of.__wrapped__ if traced else matrices_of
-        return FoldedPlan(Fold(length, rows), columns, make(length, rows, scale, torch.device(device or "cpu"), dtype))
+        matrices = make(length, levels, scale, torch.device(device or "cpu"), dtype)
+        left, (rows, *odd_rows) = length >> levels, token_rows(length, levels)
+        parts = [Part(Fold(left, rows), Fold(left, rows), matrices[0], step=1 << levels)]
+        for i, rows in enumerate(odd_rows):
+            places, step = left << i, 1 << levels - i
+            parts.append(Part(Fold(places, rows, alone=0), OddOutputs(places, rows), matrices[i + 1], step // 2, step))
+        return FoldedPlan(tuple(parts), columns)
     lengths = real.sum(1).clamp(min=1)[:, None]
     scale = (lengths[..., None] * width).float().rsqrt() if norm == "ortho" else 1.0
-    matrices = cosines_and_sines(rows, lengths[..., None])
-    return FoldedPlan(OwnFolds.of(real, lengths, rows), columns, tuple((matrix * scale).to(dtype) for matrix in matrices))
+    rows = aligned(length // 2 + 1, length)
+    own, matrices = OwnFolds.of(real, lengths, rows), cosines_and_sines(rows, lengths[..., None])
+    return FoldedPlan((Part(own, own, tuple((matrix * scale).to(dtype) for matrix in matrices)),), columns)
 
 
 def fold_projections(weights: torch.Tensor, plan: FoldedPlan, hidden_matrices: tuple[torch.Tensor, torch.Tensor],
@@ -201,24 +305,34 @@ class _FoldedMix(torch.autograd.Function):
         ctx.plan, ctx.dtype, ctx.dtypes = plan, dtype, (x.dtype, projection.dtype)
         projection, saved, out = projection.to(dtype), [], []
         with torch.autocast(x.device.type, enabled=False):
-            for sine in (0, 1):  # numbers: a compiler looks nothing up by a truth value
-                folded = plan.columns.fold(plan.tokens.fold(x, 1, sine), -1, sine).to(dtype)
-                saved.append(folded)
-                out.append(plan.tokens.unfold(plan.token_matrices[sine].to(dtype) @ (folded @ projection[sine]), 1, sine))
+            for part in plan.tokens:
+                waves = []
+                for sine in (0, 1):  # numbers: a compiler looks nothing up by a truth value
+                    folded = plan.columns.fold(part.fold_inputs(x, sine), -1, sine).to(dtype)
+                    saved.append(folded)
+                    waves.append(part.unfold_outputs(part.matrices[sine].to(dtype) @ (folded @ projection[sine]), sine))
+                out.append(waves[0] - waves[1])
         ctx.save_for_backward(projection, *saved)
-        return out[0] - out[1]
+        return total(out)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        plan, dtype, (projection, *saved), of_x, of_projection = ctx.plan, ctx.dtype, ctx.saved_tensors, [], []
+        plan, dtype, (projection, *saved), of_x, products = ctx.plan, ctx.dtype, ctx.saved_tensors, [], ([], [])
         with torch.autocast(gradient.device.type, enabled=False):
-            for sine, folded in enumerate(saved):
-                rows = plan.token_matrices[sine].to(dtype).mT @ plan.tokens.fold(gradient, 1, sine).to(dtype)
-                of_x.append(plan.tokens.unfold(plan.columns.unfold(rows @ projection[sine].T, -1, sine), 1, sine))
-                of_projection.append(folded.flatten(0, 1).T @ rows.flatten(0, 1))
-            of_projection = torch.stack([of_projection[0], -of_projection[1]])
-        return (of_x[0] - of_x[1]).to(ctx.dtypes[0]), of_projection.to(ctx.dtypes[1]), None, None
+            for part, *folded in zip(plan.tokens, saved[0::2], saved[1::2]):
+                waves = []
+                for sine in (0, 1):
+                    rows = part.matrices[sine].to(dtype).mT @ part.fold_outputs(gradient, sine).to(dtype)
+                    waves.append(plan.columns.unfold(part.unfold_inputs(rows @ projection[sine].T, sine), -1, sine))
+                    products[sine].append(folded[sine].flatten(0, 1).T @ rows.flatten(0, 1))
+                of_x.append(waves[0] - waves[1])
+            of_projection = torch.stack([total(products[0]), -total(products[1])])
+        return total(of_x).to(ctx.dtypes[0]), of_projection.to(ctx.dtypes[1]), None, None
+
+
+def total(parts: list[torch.Tensor]) -> torch.Tensor:
+    return sum(parts[1:], parts[0])
 
 
 def take(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
