@@ -23,7 +23,7 @@ import pandas as pd
 from transformers import BertConfig
 
 from .config import FILTERS
-from .mixers.folded import FOLDED_HALF_MAX_LENGTH, FOLDED_SHORTER_MAX_LENGTH, aligned, decimations_of, token_rows
+from .mixers.folded import FOLDED_HALF_MAX_LENGTH, FOLDED_MASKED_MAX_LENGTH, aligned, decimations_of, token_rows
 from .mixers.fourier import choose_backend
 
 PARTS = ("embeddings", "mixing", "projection", "feed-forward", "norms", "pooler", "classifier")
@@ -134,7 +134,7 @@ def mixing_flops(config: BertConfig, mixer: str, seq: int, masked: bool = False)
         kind = "matrices" if backend == "matmul" else "FFT"
         return f"{what}, {kind}", count(seq, width, config.num_attention_heads, backend)
     masked = masked and config.padding == "mask"
-    longest = FOLDED_SHORTER_MAX_LENGTH if masked else FOLDED_HALF_MAX_LENGTH
+    longest = FOLDED_MASKED_MAX_LENGTH if masked else FOLDED_HALF_MAX_LENGTH
     if config.backend == "folded" and seq <= longest:  # as a GPU trains in half precision
         return FOLDED, fourier_folded_flops(seq, width, masked)
     if choose_backend(config.backend, seq) == "matmul":

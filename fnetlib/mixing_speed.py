@@ -32,7 +32,7 @@ from tqdm.auto import tqdm
 from . import breakdown, efficiency, flops
 from .contender import KINDS, Setting, real_tokens
 from .efficiency import rounds, spread
-from .mixers.folded import FOLDED_SHORTER_MAX_LENGTH, fold_projections, folded_mix, plan_folded
+from .mixers.folded import FOLDED_MASKED_MAX_LENGTH, fold_projections, folded_mix, plan_folded
 from .mixers.fourier import fourier_mix, hidden_dft, plan_fourier, with_whole_spectrum
 from .params import EfficiencyParams, parse_shape
 from .plots import STYLE, _empty, _finish, _panels
@@ -141,7 +141,7 @@ def beyond_projection(n: int, d: int, padded: bool) -> float:
 
 def ways(block: Block) -> list[str]:
     """What is measured: long padded sequences are not folded, see `mixers/folded.py`."""
-    folds = not block.padded or block.setting.length <= FOLDED_SHORTER_MAX_LENGTH
+    folds = not block.padded or block.setting.length <= FOLDED_MASKED_MAX_LENGTH
     return [way for way in (*BESIDE, *WAYS) if folds or way != "folded"]
 
 

@@ -12,7 +12,7 @@ from fnetlib.config import student_config
 from fnetlib.mixers import folded as folding
 from fnetlib.mixers import fourier
 from fnetlib.mixers.folded import (
-    FOLD_AGAIN_MIN_LENGTHS, FOLDED_HALF_MAX_LENGTH, FOLDED_SHORTER_MAX_LENGTH, FoldedPlan, OwnFolds, _FoldedMix, decimations_of,
+    FOLD_AGAIN_MIN_LENGTHS, FOLDED_HALF_MAX_LENGTH, FOLDED_INFERENCE_MAX_LENGTH, FOLDED_MASKED_MAX_LENGTH, FoldedPlan, OwnFolds, _FoldedMix, decimations_of,
     fold_projections, folded_mix, folds, matrices_of, plan_folded, token_rows,
 )
 from fnetlib.mixers.fourier import MATMUL_MAX_LENGTH
@@ -98,9 +98,9 @@ def test_auto_folds_in_half_precision_on_a_gpu_where_layers_are_compiled():
              "compiled": True}
     assert folds("auto", **usual) and folds("auto", **usual | {"masked": True, "length": 2048})
     assert folds("folded", **usual | {"device": "cpu", "dtype": torch.float32, "few": True, "compiled": False})
-    longer = {"length": FOLDED_SHORTER_MAX_LENGTH + 1}
-    for change in ({"length": FOLDED_HALF_MAX_LENGTH + 1}, {"masked": True}, {"masked": True} | longer, {"training": False} | longer,
-                   {"device": "cpu"}, {"dtype": torch.float32}, {"few": True}, {"projects": False}, {"compiled": False}):
+    longer = {"length": FOLDED_MASKED_MAX_LENGTH + 1}
+    for change in ({"length": FOLDED_HALF_MAX_LENGTH + 1}, {"training": False, "length": FOLDED_INFERENCE_MAX_LENGTH + 1},
+                   {"masked": True}, {"masked": True} | longer, {"device": "cpu"}, {"dtype": torch.float32}, {"few": True}, {"projects": False}, {"compiled": False}):
         assert not folds("auto", **usual | change)
     assert not folds("matmul", **usual) and not folds("folded", **usual | {"masked": True} | longer)
     assert not folds("folded", **usual | {"device": "cpu", "length": MATMUL_MAX_LENGTH + 1})

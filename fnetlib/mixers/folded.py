@@ -32,10 +32,11 @@ from torch.autograd.function import once_differentiable
 
 from .fourier import MATMUL_MAX_LENGTH, choose_backend, few_tokens, matrix_dtype
 
-# In half precision on a GPU, by 04_efficiency on an H200, layers compiled: the longest sequences that are folded. Beyond, FFTs are
-# faster; in inference, and with a mask, they are at 8,192 tokens.
+# In half precision on a GPU, by 04_efficiency on an H200, layers compiled: the longest sequences that are folded in training, in
+# inference, and with a mask. Beyond, FFTs are faster.
 FOLDED_HALF_MAX_LENGTH = 8192
-FOLDED_SHORTER_MAX_LENGTH = 4096
+FOLDED_INFERENCE_MAX_LENGTH = 4096
+FOLDED_MASKED_MAX_LENGTH = 4096
 # Up to here rows of each example's own cost more to gather than folding saves: `auto` does not fold with a mask.
 UNFOLDED_MASKED_MAX_LENGTH = 512
 # From which length on sequences without a mask are decimated once, twice and so on. Guesses until they are measured.
@@ -54,7 +55,7 @@ def folds(backend: str, length: int, masked: bool, device: str, dtype: torch.dty
     on_tensor_cores = device == "cuda" and dtype != torch.float32
     longest = MATMUL_MAX_LENGTH
     if on_tensor_cores:
-        longest = FOLDED_HALF_MAX_LENGTH if training and not masked else FOLDED_SHORTER_MAX_LENGTH
+        longest = FOLDED_MASKED_MAX_LENGTH if masked else FOLDED_HALF_MAX_LENGTH if training else FOLDED_INFERENCE_MAX_LENGTH
     pays = projects and on_tensor_cores and compiled and not few and not (masked and length <= UNFOLDED_MASKED_MAX_LENGTH)
     return length <= longest and (backend == "folded" or backend == "auto" and pays)
 
