@@ -23,7 +23,7 @@ import pandas as pd
 from transformers import BertConfig
 
 from .config import FILTERS
-from .mixers.folded import FOLDED_HALF_MAX_LENGTH, FOLDED_MASKED_MAX_LENGTH, aligned, decimations_of, token_rows
+from .mixers.folded import FOLDED_HALF_MAX_LENGTH, FOLDED_MASKED_MAX_LENGTH, aligned, decimations_of, token_folds
 from .mixers.fourier import choose_backend
 
 PARTS = ("embeddings", "mixing", "projection", "feed-forward", "norms", "pooler", "classifier")
@@ -66,7 +66,7 @@ def fourier_matmul_flops(n: int, d: int) -> float:
 def folded_rows(n: int, masked: bool) -> list[int]:
     """Rows of cosines, and as many of sines, of each part of a folded sequence: n/2 + 1, decimated n/4 + 1 and n/4, and so on.
     Their zeros to multiples of 8 are counted. masked: the batch has a mask, and so is not decimated."""
-    return token_rows(n, 0 if masked else decimations_of(n))
+    return [fold.rows for fold in token_folds(n, 0 if masked else decimations_of(n))]
 
 
 def fourier_folded_flops(n: int, d: int, masked: bool = False) -> float:
@@ -170,7 +170,9 @@ def _layer(config: BertConfig, where: str, mixer: str, batch: int, seq: int, mas
     if mixer == "taylor":
         weights += 3 * (d * d + d) + d + config.num_attention_heads * (3 * d + 3 + 2 * config.max_position_embeddings - 1)
     projects = mixer == "attention" or config.output_projection
-    projection = batch * folded_projection_flops(seq, d, masked and config.padding == "mask") if what == FOLDED else 2.0 * tokens * d * d * projects
+    projection = 2.0 * tokens * d * d * projects
+    if what == FOLDED:
+        projection = batch * folded_projection_flops(seq, d, masked and config.padding == "mask")
     return [
         Part(where, "mixing", what, batch * mixing, weights),
         Part(where, "projection", "dense" if projects else "none", projection, (d * d + d) * projects),

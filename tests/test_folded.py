@@ -12,8 +12,8 @@ from fnetlib.config import student_config
 from fnetlib.mixers import folded as folding
 from fnetlib.mixers import fourier
 from fnetlib.mixers.folded import (
-    FOLD_AGAIN_MIN_LENGTHS, FOLDED_HALF_MAX_LENGTH, FOLDED_INFERENCE_MAX_LENGTH, FOLDED_MASKED_MAX_LENGTH, FoldedPlan, OwnFolds, _FoldedMix, decimations_of,
-    fold_projections, folded_mix, folds, matrices_of, plan_folded, token_rows,
+    FOLD_AGAIN_MIN_LENGTHS, FOLDED_HALF_MAX_LENGTH, FOLDED_INFERENCE_MAX_LENGTH, FOLDED_MASKED_MAX_LENGTH, FoldedPlan, OwnFolds, _FoldedMix,
+    decimations_of, fold_projections, folded_mix, folds, matrices_of, plan_folded, token_folds,
 )
 from fnetlib.mixers.fourier import MATMUL_MAX_LENGTH
 
@@ -53,7 +53,7 @@ def test_decimated_equals_numpys_fft_and_a_projection(length, width, wanted, see
     plan = plan_folded(length, width, None, norm, decimations=wanted)
     fours = sum(length % 2**(level + 2) == 0 for level in range(wanted))
     assert [part.step for part in plan.tokens] == [2**fours] + [2**level for level in range(fours, 0, -1)]
-    assert [part.matrices[0].shape[1] for part in plan.tokens] == token_rows(length, fours)
+    assert [part.matrices[0].shape[1] for part in plan.tokens] == [own.rows for own in token_folds(length, fours)]
     assert relative_error(folded(x, plan, weight), reference(x, norm, weight)) < 3e-6
 
 
@@ -189,7 +189,8 @@ def test_how_often_long_sequences_are_decimated(monkeypatch):
     assert FOLD_AGAIN_MIN_LENGTHS == (1024, 4096)
     assert [decimations_of(n) for n in (512, 1020, 1024, 1026, 2048, 4092, 4096, 4100, 8192)] == [0, 0, 1, 0, 1, 1, 2, 1, 2]
     assert [decimations_of(n, 3) for n in (1, 2, 4, 8, 12, 16, 24, 30)] == [0, 0, 1, 2, 1, 3, 2, 0]
-    assert decimations_of(4096, 0) == 0 and token_rows(2048, 0) == [1032] and token_rows(2048, 2) == [264, 256, 512]
+    assert decimations_of(4096, 0) == 0
+    assert [[own.rows for own in token_folds(2048, levels)] for levels in (0, 2)] == [[1032], [264, 256, 512]]
     monkeypatch.setattr(folding, "FOLD_AGAIN_MIN_LENGTHS", (16,))
     masked, plain = (plan_folded(16, 8, real, "ortho").tokens for real in (torch.ones(2, 16, dtype=torch.bool), None))
     assert len(plain) == 2 and len(masked) == 1 and isinstance(masked[0].inputs, OwnFolds)

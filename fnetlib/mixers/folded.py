@@ -187,8 +187,9 @@ class Part(NamedTuple):
         return self.outputs.fold(x if self.step == 1 else (x.unflatten(1, (self.step, -1)) * self.signs(x)).sum(1), 1, sine)
 
     def signs(self, x: torch.Tensor) -> torch.Tensor:
-        """Of each seq / step outputs: `[step, 1, 1]`."""
-        return 1 - 2 * (torch.arange(self.step, device=x.device)[:, None, None] % 2 * min(self.first, 1)).to(x.dtype)
+        """1, of odd places 1 and −1 in turn: `[step, 1, 1]`."""
+        turns = torch.arange(self.step, device=x.device)[:, None, None] * min(self.first, 1)
+        return (1 - 2 * (turns % 2)).to(x.dtype)
 
 
 class FoldedPlan(NamedTuple):
@@ -231,10 +232,11 @@ def decimations_of(length: int, wanted: int | None = None) -> int:
     return levels
 
 
-def token_rows(length: int, levels: int) -> list[int]:
-    """Rows of each part's matrices, in `FoldedPlan`'s order, for a sequence that is decimated so many times."""
-    left = length >> levels
-    return [aligned(left // 2 + 1, left), *(aligned((left << i) // 2, left << i) for i in range(levels))]
+def token_folds(length: int, levels: int) -> list[Fold]:
+    """How the places of each part are folded, in `FoldedPlan`'s order, of a sequence that is decimated so many times."""
+    odd = [length >> level for level in range(levels, 0, -1)]
+    return [Fold(length >> levels, aligned((length >> levels) // 2 + 1, length >> levels)),
+            *(Fold(places, aligned(places // 2, places), alone=0) for places in odd)]
 
 
 @functools.lru_cache(maxsize=4)
@@ -245,10 +247,10 @@ def matrices_of(length: int, levels: int, scale: float, device: torch.device,
 
     Normal tensors whoever asks first: those of inference mode could not be used in training.
     """
-    left, (rows, *odd_rows) = length >> levels, token_rows(length, levels)
+    even, *odd = token_folds(length, levels)
     with torch.inference_mode(False), torch.no_grad():
-        made = [cosines_and_sines(rows, torch.full((1, 1, 1), left, device=device))]
-        made += [odd_cosines_and_sines(rows, left << i, device) for i, rows in enumerate(odd_rows, 1)]
+        made = [cosines_and_sines(even.rows, torch.full((1, 1, 1), even.places, device=device))]
+        made += [odd_cosines_and_sines(own.rows, 2 * own.places, device) for own in odd]
         return tuple(tuple((matrix * scale).to(dtype) for matrix in matrices) for matrices in made)
 
 
@@ -264,12 +266,10 @@ def plan_folded(length: int, width: int, real: torch.Tensor | None, norm: str, d
         scale, levels = (length * width) ** -0.5 if norm == "ortho" else 1.0, decimations_of(length, decimations)
         traced = torch.compiler.is_compiling() or type(torch.empty(0)) is not torch.Tensor  # tensors that stand for others are not kept
         make = matrices_of.__wrapped__ if traced else matrices_of
-        matrices = make(length, levels, scale, torch.device(device or "cpu"), dtype)
-        left, (rows, *odd_rows) = length >> levels, token_rows(length, levels)
-        parts = [Part(Fold(left, rows), Fold(left, rows), matrices[0], step=1 << levels)]
-        for i, rows in enumerate(odd_rows):
-            places, step = left << i, 1 << levels - i
-            parts.append(Part(Fold(places, rows, alone=0), OddOutputs(places, rows), matrices[i + 1], step // 2, step))
+        parts = []
+        for own, matrices in zip(token_folds(length, levels), make(length, levels, scale, torch.device(device or "cpu"), dtype)):
+            step, odd = length // own.places, own.alone == 0
+            parts.append(Part(own, OddOutputs(own.places, own.rows) if odd else own, matrices, step // 2 * odd, step))
         return FoldedPlan(tuple(parts), columns)
     lengths = real.sum(1).clamp(min=1)[:, None]
     scale = (lengths[..., None] * width).float().rsqrt() if norm == "ortho" else 1.0
@@ -333,6 +333,7 @@ class _FoldedMix(torch.autograd.Function):
 
 
 def total(parts: list[torch.Tensor]) -> torch.Tensor:
+    """The sum: from 0 it would be an addition more."""
     return sum(parts[1:], parts[0])
 
 
