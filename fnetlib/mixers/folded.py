@@ -34,13 +34,13 @@ from .fourier import MATMUL_MAX_LENGTH, choose_backend, few_tokens, matrix_dtype
 
 # In half precision on a GPU, by 04_efficiency on an H200, layers compiled: the longest sequences that are folded in training, in
 # inference, and with a mask. Beyond, FFTs are faster.
-FOLDED_HALF_MAX_LENGTH = 8192
-FOLDED_INFERENCE_MAX_LENGTH = 4096
+FOLDED_HALF_MAX_LENGTH = 16384
+FOLDED_INFERENCE_MAX_LENGTH = 8192
 FOLDED_MASKED_MAX_LENGTH = 4096
 # Up to here rows of each example's own cost more to gather than folding saves: `auto` does not fold with a mask.
 UNFOLDED_MASKED_MAX_LENGTH = 512
 # From which length on sequences without a mask are decimated once, twice and so on. Guesses until they are measured.
-FOLD_AGAIN_MIN_LENGTHS = (1024, 4096)
+FOLD_AGAIN_MIN_LENGTHS = (8192,)
 
 
 def folds(backend: str, length: int, masked: bool, device: str, dtype: torch.dtype, few: bool, projects: bool,
