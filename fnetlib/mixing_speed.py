@@ -236,10 +236,11 @@ def _vs_copy(r: Record, way: str, kind: str, of: str) -> float:
 
 def entries(records: list[Record]) -> dict[str, Any]:
     """The summary's figures: `gpu.n<length>.<train|infer>` = {vs_memory, way, device, mode}: the least time of the kernels, full
-    sequences in bf16, over that of the memory's two passes."""
+    sequences in bf16, over that of the memory's two passes; of the device with most records."""
     data = frame(records)
     found: dict[str, Any] = {}
     data = data[data["on_gpu"] & data["precision"].eq("bf16") & ~data["padded"].astype(bool)] if len(data) else data
+    data = data[data["device"].eq(data["device"].mode()[0])] if len(data) else data
     for (length, kind) in ((n, kind) for n in sorted(set(data["length"])) for kind in KINDS) if len(data) else ():
         known = data[data["length"].eq(length) & data[f"{kind}_kernels_vs_copy"].notna()]
         if len(known):

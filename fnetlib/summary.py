@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from . import mixing_speed, recovery, tables_repair, tables_speed, xatl
+from . import mixing_speed, recovery, tables_repair, tables_scaling, tables_speed, tables_throughput, xatl
 from .results import GROUP, Results, cells, footnotes, once, write_text
 
 
@@ -17,7 +17,8 @@ def figures(results: Results) -> dict[str, Any]:
     """Headline figures under fixed names: `quality_study.<task>.<model>` and so on = {mean, sd, n, recovery}, `quality` being the tuned
     recipe, with the adapted models `<model>@<minutes>min` of recovery.entries, and
     `ablation.<task>.<repair>` = {alone, left_out, shapley}, see tables_repair.ablation, `xatl.<student>`, see
-    xatl.entries, `speed` and `memory`, see tables_speed.entries, `mixing`, see mixing_speed.entries.
+    xatl.entries, `speed` and `memory`, see tables_speed.entries, `mask`, see tables_scaling.entries, `mixing`, see mixing_speed.entries,
+    `throughput`, see tables_throughput.entries.
 
     Of several teachers, recipe `study` shows the preset's, every other recipe the one whose BERT is best at the task;
     `about.teachers` names the choice.
@@ -39,8 +40,9 @@ def figures(results: Results) -> dict[str, Any]:
     if inherited := xatl.entries(results):
         found["xatl"] = inherited
     found |= tables_speed.entries(results)
-    if mixing := mixing_speed.entries(results.stage("mixing")):
-        found["mixing"] = mixing
+    more = {"mask": tables_scaling.entries(results.efficiency), "mixing": mixing_speed.entries(results.stage("mixing")),
+            "throughput": tables_throughput.entries(results)}
+    found |= {name: figures for name, figures in more.items() if figures}
     return found
 
 

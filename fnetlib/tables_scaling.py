@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from .params import PADDED
 from .records import Record
 from .results import Results, model_key
 from .tables import NONE, Table, number
-from .tables_speed import KINDS, SETTING, SUMMARISED, _spread, beside_bert, setting_title, speed_frame
+from .tables_speed import KINDS, SETTING, SUMMARISED, _spread, beside_bert, main_shape, setting_title, speed_frame
 
 FROM = 512  # tokens; below, what does not depend on the length rules
 NAMED = ("bert", "fnet", "hybrid-2", "bound")  # in sentences
@@ -86,6 +87,21 @@ def padding(records: list[Record]) -> Table:
              "over the time with (1: padding costs nothing). The tokens computed on are the same; what differs is the mask's work."]
     return Table("padded-speed", "What a mask costs", data, sections,
                  notes if len(data) else [f"No model was measured both ways: add e.g. fnet{PADDED} to the models."])
+
+
+def entries(records: list[Record]) -> dict[str, Any]:
+    """The summary's figures: `mask.<gpu|cpu>.n<length>.<train|infer>.<model>` = {vs_unpadded, device, mode}: speed on sequences of n/2 to n
+    tokens with their mask over that without one, in the mode and on the device in which the model is fastest with it."""
+    frame, found = speed_frame(records), {}
+    for where, precision in SUMMARISED.items() if len(frame) else ():
+        here = frame["device"].astype(str).str.startswith("cuda") == (where == "gpu")
+        data = frame[here & frame["precision"].eq(precision) & frame["shape"].eq(main_shape(records))]
+        for kind in KINDS:
+            for r in data.dropna(subset=f"{kind}_vs_unpadded").sort_values(f"{kind}_s", kind="stable").itertuples():
+                place = found.setdefault(where, {}).setdefault(f"n{r.length}", {}).setdefault(kind, {})
+                place.setdefault(r.model.removesuffix(PADDED), {"vs_unpadded": round(float(getattr(r, f"{kind}_vs_unpadded")), 4),
+                                                                "device": r.device_name, "mode": r.mode})
+    return found
 
 
 def sentences(results: Results) -> list[str]:

@@ -57,7 +57,7 @@ def table(results: Results) -> Table:
     rows = [{"Target": target.what, "Aim": _aim(target), "Measured": _measured(r), "The bound's": number(r.limit, 2),
              "": "not measured" if r.met is None else "met" if r.met else "**missed**"}
             for target, r in zip(results.preset.targets, data.itertuples())]
-    notes = ["The aims are those of the study's plan; those of `+taylor`, a later addition, are its plain models'. Figures are those of `summary.json`, brackets their 95% intervals; within so many minutes the best of "
+    notes = ["The aims are those of the study's plan; those of `+taylor` and `+gated`, later additions, are their plain models'. Figures are those of `summary.json`, brackets their 95% intervals; within so many minutes the best of "
              f"what was tried, at {FEWEST_PAIRS} seeds or more, which the same scores choose. *The bound*: the "
              "same model with no mixing at all; no mixer can pass it. A hybrid's attention may be in any layers."]
     if not rows:

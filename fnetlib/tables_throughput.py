@@ -91,11 +91,30 @@ def _cell(runs: pd.DataFrame) -> str:
     return f"{speed} (× {number(ratio.mean(), 2)} [{number(ratio.min(), 2)}, {number(ratio.max(), 2)}], {len(ratio)})"
 
 
+def as_the_study(data: pd.DataFrame) -> pd.DataFrame:
+    """Of `frame` the runs that nothing was done for: batches as they come, eager."""
+    return data[~data["way"].str.contains("grouped|multiples|compiled|graphs")]
+
+
+def entries(results: Results) -> dict[str, Any]:
+    """The summary's figures: `throughput.<task>.<model>` = {vs_bert, lowest, highest, n, device, way}: steps a second as the study ran it over
+    BERT's of the same seed, mean, lowest and highest; of each task the device and way with most runs."""
+    found: dict[str, Any] = {}
+    for task, group in as_the_study(frame(results)).groupby("task", sort=False):
+        (device, _, way_), part = max(group.groupby(["device", "teacher", "way"], sort=False), key=lambda item: len(item[1]))
+        for model, ratios in part.groupby("model", sort=False)["vs_bert"]:
+            if (known := ratios.dropna()).size and model != "bert":
+                found.setdefault(task, {})[model] = {
+                    "vs_bert": round(float(known.mean()), 4), "lowest": round(float(known.min()), 4), "highest": round(float(known.max()), 4),
+                    "n": len(known), "device": device, "way": way_}
+    return found
+
+
 def sentences(results: Results) -> list[str]:
     """One sentence a task: our models' steps a second over BERT's, as the study ran it."""
     lines, data = [], frame(results)
     for (device, teacher, task), group in data.groupby(["device", "teacher", "task"], sort=False):
-        plain = group[~group["way"].str.contains("grouped|multiples|compiled|graphs")]
+        plain = as_the_study(group)
         means: dict[str, Any] = plain[plain["model"] != "bert"].groupby("model")["vs_bert"].mean().dropna().to_dict()
         parts = [f"`{model}` {number(100 * (means[model] - 1), 0, sign=True)}%" for model in sorted(means, key=model_key)]
         lines += [f"- **Steps a second in fine-tuning, {task_title(task, [n for n in group['note'].unique() if n])}** (teacher `{teacher}`, {device}, "

@@ -89,6 +89,8 @@ def test_kernels_are_summed_on_a_gpu_and_shown_beside(tmp_path, monkeypatch):
     assert "kernels 1.5 (1.5)" in table([record]).markdown() and "kernels 7.5 (5.0)" in table([record]).markdown()
     place = {"way": "folded", "device": record.params["device"], "mode": "layers", "vs_memory": 1.5}
     assert entries([record]) == {"gpu": {"n8": {"infer": place, "train": place}}}
+    elsewhere = record.model_copy(update={"params": {**record.params, "device": "A fast GPU"}, "timing": {**timing, "fft": timing["copy"]}})
+    assert entries([elsewhere, record, record]) == entries([record])  # of one device, the one with most records
 
 
 def test_a_way_that_fails_is_said_and_the_others_stay(tmp_path, monkeypatch):

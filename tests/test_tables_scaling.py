@@ -11,6 +11,7 @@ from fnetlib import contender, efficiency
 from fnetlib.params import EfficiencyParams, ParameterError
 from fnetlib.records import RecordStore
 from fnetlib.tables_scaling import crossover, exponent, padding, scaling, sentences
+from fnetlib import tables_scaling
 from fnetlib.tables_speed import entries, speed_frame
 
 
@@ -85,6 +86,18 @@ def test_sentences_say_the_limit_the_growth_and_the_mask():
     assert "grows as n^2.00 for `bert`, n^1.00 for `fnet`, n^1.00 for `bound`." in line  # a batch is tokens / n
     assert line.endswith("a model keeps with one: `fnet` 90% at 512.")
     assert sentences(SimpleNamespace(efficiency=[])) == sentences(SimpleNamespace(efficiency=[efficiency_record("bert")])) == []
+
+
+def test_the_summary_says_what_a_mask_costs_in_the_fastest_mode():
+    def record(mode, speedup, keeps, **fields):
+        made = efficiency_record("fnet:padded", 512, mode=mode, speedup=speedup, gpu=True, **{"precision": "bf16", **fields})
+        return made.model_copy(update={"timing": {**made.timing, "vs_unpadded": {
+            kind: {"median": keeps, "q25": keeps, "q75": keeps} for kind in ("train", "infer")}}})
+
+    records = [record("eager", 1.0, 0.99), record("layers", 1.5, 0.9), record("graphs", 9.0, 0.1, precision="fp16"), record("graphs", 9.0, 0.2, shape="minilm"),
+               efficiency_record("fnet", 512, "bf16", gpu=True)]
+    place = {"fnet": {"vs_unpadded": 0.9, "device": "test GPU", "mode": "layers"}}
+    assert tables_scaling.entries(records) == {"gpu": {"n512": {"train": place, "infer": place}}} and tables_scaling.entries([]) == {}
 
 
 def test_a_padded_batch_masks_half_at_most():

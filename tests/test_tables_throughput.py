@@ -34,6 +34,13 @@ def test_table_and_sentence(results):
     assert len(tables_throughput.sentences(results)) == 1 and "`fnet` +35%" in tables_throughput.sentences(results)[0]
 
 
+def test_the_summary_has_what_the_study_ran(results, tmp_path):
+    assert tables_throughput.entries(results) == {"rte": {"fnet": {"vs_bert": 1.35, "lowest": 1.2, "highest": 1.5, "n": 2, "device": "test GPU",
+                                                                   "way": "batch 16, fp32"}}}
+    alone = results_of(tmp_path / "other", [run("fnet", 1, 60.0), run("fnet", 1, 90.0, {"compile": "graphs"})])
+    assert tables_throughput.entries(alone) == {}  # no BERT
+
+
 def test_wall_time_and_samples(tmp_path):
     def timed(model, seed, steady, wall):
         made = run(model, seed, steady)
