@@ -12,7 +12,7 @@ from fnetlib.config import student_config
 from fnetlib.mixers import folded as folding
 from fnetlib.mixers import fourier
 from fnetlib.mixers.folded import (
-    DECIMATED_MIN_LENGTH, FOLDED_HALF_MAX_LENGTH, FOLDED_INFERENCE_MAX_LENGTH, FOLDED_MASKED_MAX_LENGTH, FoldedPlan, OwnFolds, _FoldedMix,
+    DECIMATED_MIN_LENGTH, FOLDED_HALF_MAX_LENGTH, FOLDED_INFERENCE_MAX_LENGTH, FOLDED_MASKED_MAX_LENGTH, FoldedPlan, OwnFolds,
     fold_projections, folded_mix, folds, is_decimated, matrices_of, plan_folded, token_folds,
 )
 from fnetlib.mixers.fourier import MATMUL_MAX_LENGTH
@@ -75,7 +75,7 @@ def test_masked_examples_have_their_own_length_wherever_the_padding_is(length, w
 def test_gradients_are_those_of_torchs_fft_in_double_precision(length, width, masked, decimated, seed):
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(2, length, width, generator=generator, dtype=torch.double, requires_grad=True)
-    weight = torch.randn(3, width, generator=generator, dtype=torch.double, requires_grad=True)
+    weight, bias = (torch.randn(3, *more, generator=generator, dtype=torch.double, requires_grad=True) for more in ((width,), ()))
     real = torch.rand(2, length, generator=generator) < 0.6
     real[:, torch.randint(length, (1,), generator=generator)] = True
     plan = plan_folded(length, width, real if masked else None, "ortho", dtype=torch.double, decimated=decimated)
@@ -85,11 +85,26 @@ def test_gradients_are_those_of_torchs_fft_in_double_precision(length, width, ma
     for i, mask in enumerate(real):
         theirs[i, mask] = torch.fft.fft2(x[i, mask], norm="ortho").real @ weight.T
     projection = fold_projections(weight[None], plan, fourier.hidden_dft(width), torch.double)[0]
-    ours = _FoldedMix.apply(x, projection, plan, torch.double)
+    ours = folded_mix(x, plan, projection, bias)
+    assert relative_error(ours, (theirs + bias).detach().numpy()) < 5e-6
     upstream = torch.randn(ours.shape, generator=generator, dtype=torch.double)
-    wanted = torch.autograd.grad(theirs, (x, weight), upstream)
-    for found, expected in zip(torch.autograd.grad(ours, (x, weight), upstream), wanted):
+    wanted = torch.autograd.grad(theirs + bias, (x, weight, bias), upstream)
+    for found, expected in zip(torch.autograd.grad(ours, (x, weight, bias), upstream), wanted):
         assert relative_error(found, expected.numpy()) < 5e-6
+
+
+def test_a_bias_gradient_is_asked_of_the_folded_rows_only_where_it_is_needed():
+    x, weight, plan = torch.randn(2, 12, 8, requires_grad=True), torch.randn(4, 8), plan_folded(12, 8, None, "ortho")
+    projection = fold_projections(weight[None], plan, fourier.hidden_dft(8), torch.float32)[0]
+    frozen = torch.randn(4)
+    folded_mix(x, plan, projection, frozen).sum().backward()
+    assert x.grad is not None and frozen.grad is None
+    half = torch.randn(4, requires_grad=True)  # under autocast: the product in half precision, the gradient in the bias' own
+    with torch.autocast("cpu", torch.bfloat16):
+        out = folded_mix(x, plan, fold_projections(weight[None], plan, fourier.hidden_dft(8), torch.bfloat16)[0], half)
+    upstream = torch.randn(out.shape)
+    out.backward(upstream)
+    assert out.dtype == half.grad.dtype == torch.float32 and relative_error(half.grad, upstream.sum((0, 1)).numpy()) < 2e-2
 
 
 def test_auto_folds_in_half_precision_on_a_gpu_where_layers_are_compiled():

@@ -269,19 +269,25 @@ def fold_projections(weights: torch.Tensor, plan: FoldedPlan, hidden_matrices: t
         return (transforms @ weights.mT.to(dtype)).view(layers, 2, rows, out)
 
 
-def folded_mix(x: torch.Tensor, plan: FoldedPlan, projection: torch.Tensor) -> torch.Tensor:
+def folded_mix(x: torch.Tensor, plan: FoldedPlan, projection: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """Re(FFT2) of `[batch, seq, hidden]`, projected: `[batch, seq, out]`; padded positions are 0.
 
-    projection: `[2, rows, out]`, of `fold_projections`. The gradients are of first order only.
+    projection: `[2, rows, out]`, of `fold_projections`; bias: `[out]`, added at all positions. The gradients are of first order only.
     """
-    return _FoldedMix.apply(x, projection, plan, matrix_dtype(x))
+    if bias is not None and isinstance(plan.tokens[0].inputs, OwnFolds):  # padded positions have it too, and a gradient for it
+        return folded_mix(x, plan, projection) + bias
+    return _FoldedMix.apply(x, projection, bias, plan, matrix_dtype(x))
 
 
 class _FoldedMix(torch.autograd.Function):
-    """The gradient of folding is unfolding, sums no less: left to autograd it would scatter, number by number."""
+    """The gradient of folding is unfolding, sums no less: left to autograd it would scatter, number by number.
+
+    The bias' gradient, the sum over all positions, is there already: wave 0's row of the first part, whose cosines are all 1.
+    """
 
     @staticmethod
-    def forward(ctx, x: torch.Tensor, projection: torch.Tensor, plan: FoldedPlan, dtype: torch.dtype) -> torch.Tensor:
+    def forward(ctx, x: torch.Tensor, projection: torch.Tensor, bias: torch.Tensor | None, plan: FoldedPlan,
+                dtype: torch.dtype) -> torch.Tensor:
         ctx.plan, ctx.dtype, ctx.dtypes = plan, dtype, (x.dtype, projection.dtype)
         projection, saved, out = projection.to(dtype), [], []
         with torch.autocast(x.device.type, enabled=False):
@@ -293,22 +299,25 @@ class _FoldedMix(torch.autograd.Function):
                     waves.append(part.unfold_outputs(part.matrices[sine].to(dtype) @ (folded @ projection[sine]), sine))
                 out.append(waves[0] - waves[1])
         ctx.save_for_backward(projection, *saved)
-        return total(out)
+        return total(out) if bias is None else total(out) + bias
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         plan, dtype, (projection, *saved), of_x, products = ctx.plan, ctx.dtype, ctx.saved_tensors, [], ([], [])
+        of_bias = None
         with torch.autocast(gradient.device.type, enabled=False):
             for part, *folded in zip(plan.tokens, saved[0::2], saved[1::2]):
                 waves = []
                 for sine in (0, 1):
                     rows = part.matrices[sine].to(dtype).mT @ part.fold_outputs(gradient, sine).to(dtype)
+                    if ctx.needs_input_grad[2] and of_bias is None:
+                        of_bias = rows[:, 0].to(gradient.dtype).sum(0) / part.matrices[0][0, 0, 0].to(gradient.dtype)
                     waves.append(plan.columns.unfold(part.unfold_inputs(rows @ projection[sine].T, sine), -1, sine))
                     products[sine].append(folded[sine].flatten(0, 1).T @ rows.flatten(0, 1))
                 of_x.append(waves[0] - waves[1])
             of_projection = torch.stack([total(products[0]), -total(products[1])])
-        return total(of_x).to(ctx.dtypes[0]), of_projection.to(ctx.dtypes[1]), None, None
+        return total(of_x).to(ctx.dtypes[0]), of_projection.to(ctx.dtypes[1]), of_bias, None, None
 
 
 def total(parts: list[torch.Tensor]) -> torch.Tensor:
