@@ -23,7 +23,7 @@ import pandas as pd
 from transformers import BertConfig
 
 from .config import FILTERS
-from .mixers.folded import FOLDED_HALF_MAX_LENGTH, FOLDED_MASKED_MAX_LENGTH, aligned, decimations_of, token_folds
+from .mixers.folded import FOLDED_HALF_MAX_LENGTH, FOLDED_MASKED_MAX_LENGTH, aligned, is_decimated, token_folds
 from .mixers.fourier import choose_backend
 
 PARTS = ("embeddings", "mixing", "projection", "feed-forward", "norms", "pooler", "classifier")
@@ -64,9 +64,9 @@ def fourier_matmul_flops(n: int, d: int) -> float:
 
 
 def folded_rows(n: int, masked: bool) -> list[int]:
-    """Rows of cosines, and as many of sines, of each part of a folded sequence: n/2 + 1, decimated n/4 + 1 and n/4, and so on.
+    """Rows of cosines, and as many of sines, of each part of a folded sequence: n/2 + 1, or decimated n/4 + 1 and n/4.
     Their zeros to multiples of 8 are counted. masked: the batch has a mask, and so is not decimated."""
-    return [fold.rows for fold in token_folds(n, 0 if masked else decimations_of(n))]
+    return [fold.rows for fold in token_folds(n, not masked and is_decimated(n))]
 
 
 def fourier_folded_flops(n: int, d: int, masked: bool = False) -> float:

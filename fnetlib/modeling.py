@@ -52,7 +52,7 @@ class MixingSublayer(nn.Module):
         """`[batch, seq, hidden]` -> `[batch, seq, hidden]`."""
         if self.folds(sequence):
             projection = folded_projections([self], sequence, hidden_states)[0] if sequence.projection is None else sequence.projection
-            projected = folded_mix(hidden_states, sequence.fourier[0], projection) + self.output.dense.bias
+            projected = folded_mix(hidden_states, sequence.fourier[0], projection, self.output.dense.bias)
             return self.output.LayerNorm(self.output.dropout(projected) + hidden_states)
         mixed = self.self(hidden_states, sequence)
         if self.gain is not None:

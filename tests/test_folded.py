@@ -12,8 +12,8 @@ from fnetlib.config import student_config
 from fnetlib.mixers import folded as folding
 from fnetlib.mixers import fourier
 from fnetlib.mixers.folded import (
-    FOLD_AGAIN_MIN_LENGTHS, FOLDED_HALF_MAX_LENGTH, FOLDED_INFERENCE_MAX_LENGTH, FOLDED_MASKED_MAX_LENGTH, FoldedPlan, OwnFolds, _FoldedMix,
-    decimations_of, fold_projections, folded_mix, folds, matrices_of, plan_folded, token_folds,
+    DECIMATED_MIN_LENGTH, FOLDED_HALF_MAX_LENGTH, FOLDED_INFERENCE_MAX_LENGTH, FOLDED_MASKED_MAX_LENGTH, FoldedPlan, OwnFolds,
+    fold_projections, folded_mix, folds, is_decimated, matrices_of, plan_folded, token_folds,
 )
 from fnetlib.mixers.fourier import MATMUL_MAX_LENGTH
 
@@ -46,14 +46,13 @@ def test_equals_numpys_fft_and_a_projection(length, width, out, seed, norm):
 
 @settings(max_examples=100, deadline=None)
 @given(length=st.sampled_from([4, 8, 12, 16, 20, 24, 32, 36, 40, 48, 64, 72, 80, 96, 128]) | st.integers(1, 130), width=st.integers(1, 24),
-       wanted=st.integers(0, 3), seed=st.integers(0, 999), norm=st.sampled_from(["backward", "ortho"]))
-def test_decimated_equals_numpys_fft_and_a_projection(length, width, wanted, seed, norm):
+       seed=st.integers(0, 999), norm=st.sampled_from(["backward", "ortho"]))
+def test_decimated_equals_numpys_fft_and_a_projection(length, width, seed, norm):
     generator = torch.Generator().manual_seed(seed)
     x, weight = torch.randn(2, length, width, generator=generator), torch.randn(5, width, generator=generator)
-    plan = plan_folded(length, width, None, norm, decimations=wanted)
-    fours = sum(length % 2**(level + 2) == 0 for level in range(wanted))
-    assert [part.step for part in plan.tokens] == [2**fours] + [2**level for level in range(fours, 0, -1)]
-    assert [part.matrices[0].shape[1] for part in plan.tokens] == [own.rows for own in token_folds(length, fours)]
+    plan, whole = (plan_folded(length, width, None, norm, decimated=wanted) for wanted in (True, False))
+    assert [part.odd for part in plan.tokens] == ([None] if length % 4 else [0, 1]) and [part.odd for part in whole.tokens] == [None]
+    assert [part.matrices[0].shape[1] for part in plan.tokens] == [own.rows for own in token_folds(length, length % 4 == 0)]
     assert relative_error(folded(x, plan, weight), reference(x, norm, weight)) < 3e-6
 
 
@@ -72,25 +71,40 @@ def test_masked_examples_have_their_own_length_wherever_the_padding_is(length, w
 
 @settings(max_examples=80, deadline=None)
 @given(length=st.integers(1, 24) | st.sampled_from([4, 8, 12, 16, 24, 32, 40, 64]), width=st.integers(1, 20), masked=st.booleans(),
-       wanted=st.integers(0, 3), seed=st.integers(0, 999))
-def test_gradients_are_those_of_torchs_fft_in_double_precision(length, width, masked, wanted, seed):
+       decimated=st.booleans(), seed=st.integers(0, 999))
+def test_gradients_are_those_of_torchs_fft_in_double_precision(length, width, masked, decimated, seed):
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(2, length, width, generator=generator, dtype=torch.double, requires_grad=True)
-    weight = torch.randn(3, width, generator=generator, dtype=torch.double, requires_grad=True)
+    weight, bias = (torch.randn(3, *more, generator=generator, dtype=torch.double, requires_grad=True) for more in ((width,), ()))
     real = torch.rand(2, length, generator=generator) < 0.6
     real[:, torch.randint(length, (1,), generator=generator)] = True
-    plan = plan_folded(length, width, real if masked else None, "ortho", dtype=torch.double, decimations=wanted)
-    assert not masked or len(plan.tokens) == 1
+    plan = plan_folded(length, width, real if masked else None, "ortho", dtype=torch.double, decimated=decimated)
+    assert len(plan.tokens) == 1 + (decimated and not masked and length % 4 == 0)
     real = real if masked else torch.ones_like(real)
     theirs = torch.zeros(2, length, 3, dtype=torch.double)
     for i, mask in enumerate(real):
         theirs[i, mask] = torch.fft.fft2(x[i, mask], norm="ortho").real @ weight.T
     projection = fold_projections(weight[None], plan, fourier.hidden_dft(width), torch.double)[0]
-    ours = _FoldedMix.apply(x, projection, plan, torch.double)
+    ours = folded_mix(x, plan, projection, bias)
+    assert relative_error(ours, (theirs + bias).detach().numpy()) < 5e-6
     upstream = torch.randn(ours.shape, generator=generator, dtype=torch.double)
-    wanted = torch.autograd.grad(theirs, (x, weight), upstream)
-    for found, expected in zip(torch.autograd.grad(ours, (x, weight), upstream), wanted):
+    wanted = torch.autograd.grad(theirs + bias, (x, weight, bias), upstream)
+    for found, expected in zip(torch.autograd.grad(ours, (x, weight, bias), upstream), wanted):
         assert relative_error(found, expected.numpy()) < 5e-6
+
+
+def test_a_bias_gradient_is_asked_of_the_folded_rows_only_where_it_is_needed():
+    x, weight, plan = torch.randn(2, 12, 8, requires_grad=True), torch.randn(4, 8), plan_folded(12, 8, None, "ortho")
+    projection = fold_projections(weight[None], plan, fourier.hidden_dft(8), torch.float32)[0]
+    frozen = torch.randn(4)
+    folded_mix(x, plan, projection, frozen).sum().backward()
+    assert x.grad is not None and frozen.grad is None
+    half = torch.randn(4, requires_grad=True)  # under autocast: the product in half precision, the gradient in the bias' own
+    with torch.autocast("cpu", torch.bfloat16):
+        out = folded_mix(x, plan, fold_projections(weight[None], plan, fourier.hidden_dft(8), torch.bfloat16)[0], half)
+    upstream = torch.randn(out.shape)
+    out.backward(upstream)
+    assert out.dtype == half.grad.dtype == torch.float32 and relative_error(half.grad, upstream.sum((0, 1)).numpy()) < 2e-2
 
 
 def test_auto_folds_in_half_precision_on_a_gpu_where_layers_are_compiled():
@@ -106,14 +120,14 @@ def test_auto_folds_in_half_precision_on_a_gpu_where_layers_are_compiled():
     assert not folds("folded", **usual | {"device": "cpu", "length": MATMUL_MAX_LENGTH + 1})
 
 
-@pytest.mark.parametrize("decimated_from", [FOLD_AGAIN_MIN_LENGTHS, (16,), (8, 16)])
+@pytest.mark.parametrize("decimated_from", [DECIMATED_MIN_LENGTH, 16])
 def test_a_layer_folded_by_name_compiles_as_a_whole(tiny_config, monkeypatch, decimated_from):
     """No return to eager in between, and the same numbers."""
-    monkeypatch.setattr(folding, "FOLD_AGAIN_MIN_LENGTHS", decimated_from)
+    monkeypatch.setattr(folding, "DECIMATED_MIN_LENGTH", decimated_from)
     encoder = student(tiny_config, "fnet", backend="folded").bert.encoder
     hidden, (layer, *_) = torch.randn(2, 16, tiny_config.hidden_size), encoder.layer
     plans = [encoder.sequence(hidden, None), encoder.sequence(hidden, inputs(16, padded=True)["attention_mask"][:2])]
-    assert [len(plan.fourier[0].tokens) for plan in plans] == [1 + sum(16 >= least for least in decimated_from), 1]
+    assert [len(plan.fourier[0].tokens) for plan in plans] == [1 + (decimated_from == 16), 1]
     wanted = [outcome(layer, hidden, plan) for plan in plans]
     assert not encoder.compiled()
     layer.compile(fullgraph=True, backend="aot_eager")
@@ -130,21 +144,21 @@ def outcome(layer, hidden, plan):
 
 
 @pytest.mark.parametrize("dtype, bound", [(torch.bfloat16, 1.5e-2), (torch.float16, 2e-3)])
-@pytest.mark.parametrize("length, wanted", [(32, 0), (33, 0), (128, 1), (128, 2)])
+@pytest.mark.parametrize("length, decimated", [(32, False), (33, False), (128, True)])
 @pytest.mark.parametrize("masked", [False, True])
-def test_half_precision_within_a_stated_bound(dtype, bound, length, wanted, masked):
+def test_half_precision_within_a_stated_bound(dtype, bound, length, decimated, masked):
     generator = torch.Generator().manual_seed(1)
     x, weight = torch.randn(2, length, 48, generator=generator).to(dtype), torch.randn(48, 48, generator=generator).to(dtype)
-    plan = plan_folded(length, 48, torch.ones(2, length, dtype=torch.bool) if masked else None, "ortho", decimations=wanted)
+    plan = plan_folded(length, 48, torch.ones(2, length, dtype=torch.bool) if masked else None, "ortho", decimated=decimated)
     out = folded(x, plan, weight)
     assert out.dtype == dtype and relative_error(out.float(), reference(x.float(), "ortho", weight.float())) < bound
 
 
-@pytest.mark.parametrize("decimated_from", [FOLD_AGAIN_MIN_LENGTHS, (16,), (8, 16)])
+@pytest.mark.parametrize("decimated_from", [DECIMATED_MIN_LENGTH, 16])
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("name", ["fnet", "fnet-naive", "hybrid-2", "hybrid-2+filter"])
 def test_models_agree_with_the_other_backends_in_values_and_gradients(tiny_config, monkeypatch, name, padded, decimated_from):
-    monkeypatch.setattr(folding, "FOLD_AGAIN_MIN_LENGTHS", decimated_from)
+    monkeypatch.setattr(folding, "DECIMATED_MIN_LENGTH", decimated_from)
     batch = inputs(length=16, padded=padded)
     batch |= {} if padded else {"attention_mask": None}
     states, gradients = [], []
@@ -180,20 +194,19 @@ def test_matrices_are_made_once_and_serve_training_after_inference():
     plan = plan_folded(24, 16, None, "ortho")
     assert plan.tokens[0].matrices[0] is first[0] and plan_folded(26, 16, None, "ortho").tokens[0].matrices[0] is not first[0]
     assert not first[0].is_inference()  # those cannot be saved for a backward pass
-    decimated = [plan_folded(24, 16, None, "ortho", decimations=1) for _ in range(2)]
+    decimated = [plan_folded(24, 16, None, "ortho", decimated=True) for _ in range(2)]
     assert all(a.matrices is b.matrices for a, b in zip(decimated[0].tokens, decimated[1].tokens))
     assert len(decimated[0].tokens) == 2 and matrices_of.cache_info().misses == 3  # kept beside those of the length undecimated
 
 
-def test_how_often_long_sequences_are_decimated(monkeypatch):
-    assert FOLD_AGAIN_MIN_LENGTHS == (1024, 4096)
-    assert [decimations_of(n) for n in (512, 1020, 1024, 1026, 2048, 4092, 4096, 4100, 8192)] == [0, 0, 1, 0, 1, 1, 2, 1, 2]
-    assert [decimations_of(n, 3) for n in (1, 2, 4, 8, 12, 16, 24, 30)] == [0, 0, 1, 2, 1, 3, 2, 0]
-    assert decimations_of(4096, 0) == 0
-    assert [[own.rows for own in token_folds(2048, levels)] for levels in (0, 2)] == [[1032], [264, 256, 512]]
-    monkeypatch.setattr(folding, "FOLD_AGAIN_MIN_LENGTHS", (16,))
-    masked, plain = (plan_folded(16, 8, real, "ortho").tokens for real in (torch.ones(2, 16, dtype=torch.bool), None))
-    assert len(plain) == 2 and len(masked) == 1 and isinstance(masked[0].inputs, OwnFolds)
+def test_long_sequences_without_a_mask_are_decimated_once(monkeypatch):
+    assert [n for n in (512, 2048, 4096, 8188, 8190, 8192, 8193, 8194, 8196, 16384) if is_decimated(n)] == [8192, 8196, 16384]
+    assert [n for n in (1, 2, 4, 6, 8, 12, 30, 32) if is_decimated(n, True)] == [4, 8, 12, 32] and not is_decimated(8192, False)
+    assert [[own.rows for own in token_folds(2048, decimated)] for decimated in (False, True)] == [[1032], [520, 512]]
+    monkeypatch.setattr(folding, "DECIMATED_MIN_LENGTH", 16)
+    masked, plain, whole = (plan_folded(16, 8, real, "ortho", decimated=wanted).tokens
+                            for real, wanted in ((torch.ones(2, 16, dtype=torch.bool), None), (None, None), (None, False)))
+    assert len(plain) == 2 and len(whole) == len(masked) == 1 and isinstance(masked[0].inputs, OwnFolds)
 
 
 def test_matrices_that_stand_for_others_are_not_kept():

@@ -8,13 +8,13 @@ on half of the rows and half of the columns (the even-odd step of every fast tra
 takes C_d W and S_d W on half of the rows each, costs half of what it costs elsewhere: up to 512 tokens that is less than no mixing.
 C_d W and S_d W are themselves one product a forward pass, of all layers at once: layer by layer they were some ten small kernels.
 
-What is left grows with (n/2)² a column. Long sequences without a mask are decimated in time before they are folded (J. W. Cooley and
-J. W. Tukey, An algorithm for the machine calculation of complex Fourier series, 1965): of even places e and odd places o
+What is left grows with (n/2)² a column. Long sequences without a mask are decimated in time, once, before they are folded (J. W. Cooley
+and J. W. Tukey, An algorithm for the machine calculation of complex Fourier series, 1965): of even places e and odd places o
 
     (C_n X)[k] = (C_{n/2} X_e)[k mod n/2] + Σ_i cos(2π k (2i+1) / n) X_o[i]        (S_n alike, with sines)
 
-The even places are half as long a transform, and may be decimated again. The odd ones' mirror is n/2−1−i, their outputs change sign
-at k + n/2 and mirror each other about n/4: both fold to n/4 rows. (n/4)² twice is half of (n/2)²; decimated again, 3/8 of it.
+The even places are a transform half as long. The odd ones' mirror is n/2−1−i, their outputs change sign at k + n/2 and mirror each
+other about n/4. Both fold to n/4 rows, and (n/4)² twice is half of (n/2)².
 
 All that is not a product is sums of a few rows, which a compiler joins with what comes before and after. With a mask
 every example has a length of its own, see `fourier.py`, and so rows and matrices of its own.
@@ -33,14 +33,16 @@ from torch.autograd.function import once_differentiable
 from .fourier import MATMUL_MAX_LENGTH, choose_backend, few_tokens, matrix_dtype
 
 # In half precision on a GPU, by 04_efficiency on an H200, layers compiled: the longest sequences that are folded in training, in
-# inference, and with a mask. Beyond, FFTs are faster.
+# inference, and with a mask. Beyond, FFTs are faster: in inference at 16,384 .782 of the speed without mixing, folded .737. (In
+# training nothing longer was measured: there .767, FFTs .732.)
 FOLDED_HALF_MAX_LENGTH = 16384
 FOLDED_INFERENCE_MAX_LENGTH = 8192
 FOLDED_MASKED_MAX_LENGTH = 4096
 # Up to here rows of each example's own cost more to gather than folding saves: `auto` does not fold with a mask.
 UNFOLDED_MASKED_MAX_LENGTH = 512
-# From which length on sequences without a mask are decimated once, twice and so on. Guesses until they are measured.
-FOLD_AGAIN_MIN_LENGTHS = (8192,)
+# From which length on sequences without a mask are decimated, measured likewise in training: at 8,192 .808 (another time .804 without),
+# at 2,048 .837 (.895 without). Decimated again all train slower: what the products save goes into the sums around them.
+DECIMATED_MIN_LENGTH = 8192
 
 
 def folds(backend: str, length: int, masked: bool, device: str, dtype: torch.dtype, few: bool, projects: bool,
@@ -74,12 +76,21 @@ class Fold(NamedTuple):
     """An axis of `places` folded to `rows`, which place j and its mirror share: −j mod n, or where place 0 has one too, n−1−j.
     Rows beyond the middle count for nothing.
 
+    odd: 1 for the outputs of odd places. There a mirror has the opposite cosine and the same sine, and rows are places 0 to n/2−1 for
+    cosines, 1 to n/2 for sines: a wave is 0 at the place left out.
+
     Slices, flips and zeros around them, no index and nothing concatenated: a compiler reads the places from where they are.
     """
 
     places: int
     rows: int
     alone: int = 1
+    odd: int = 0
+
+    @classmethod
+    def of(cls, places: int) -> Fold:
+        """A whole transform's axis."""
+        return cls(places, aligned(places // 2 + 1, places))
 
     @property
     def pairs(self) -> int:
@@ -89,37 +100,17 @@ class Fold(NamedTuple):
     def fold(self, x: torch.Tensor, dim: int, sine: int) -> torch.Tensor:
         """Sums of places and their mirrors for cosines, differences for sines. (A place without one stays what it is: for sines
         that meets a column of zeros.)"""
-        mirrored = padded(x.flip(dim).narrow(dim, 0, self.pairs), dim, self.alone, self.rows - self.alone - self.pairs)
-        here = x.narrow(dim, 0, self.rows)
-        return here - mirrored if sine else here + mirrored
+        first = self.odd * sine
+        mirrored = padded(x.flip(dim).narrow(dim, 0, self.pairs), dim, self.alone - first, self.rows - self.alone + first - self.pairs)
+        here = x.narrow(dim, first, self.rows)
+        return here - mirrored if sine != self.odd else here + mirrored
 
     def unfold(self, x: torch.Tensor, dim: int, sine: int) -> torch.Tensor:
         """The transpose of `fold`: every place has its row's value, for sines with its sign."""
-        here = padded(x.narrow(dim, 0, self.places - self.pairs), dim, 0, self.pairs)
-        mirrored = padded(x.narrow(dim, self.alone, self.pairs).flip(dim), dim, self.places - self.pairs, 0)
-        return here - mirrored if sine else here + mirrored
-
-
-class OddOutputs(NamedTuple):
-    """What odd places give, n/2 outputs in `places` (the other n/2 are their negatives), folded to `rows`: of cosines outputs 0 to
-    n/4−1, for n/4 is 0, of sines 1 to n/4, for 0 is. Their mirror n/2−k has the opposite cosine and the same sine."""
-
-    places: int
-    rows: int
-
-    def fold(self, x: torch.Tensor, dim: int, sine: int) -> torch.Tensor:
-        """As `Fold.fold`."""
-        middle = self.places // 2
-        mirrored = padded(x.flip(dim).narrow(dim, 0, middle - 1), dim, 1 - sine, sine)
-        here = x.narrow(dim, sine, middle)
-        return padded(here + mirrored if sine else here - mirrored, dim, 0, self.rows - middle)
-
-    def unfold(self, x: torch.Tensor, dim: int, sine: int) -> torch.Tensor:
-        """As `Fold.unfold`."""
-        middle = self.places // 2
-        here = padded(x.narrow(dim, 0, middle), dim, sine, middle - sine)
-        mirrored = padded(x.narrow(dim, 1 - sine, middle - 1).flip(dim), dim, middle + 1, 0)
-        return here + mirrored if sine else here - mirrored
+        first, used = self.odd * sine, self.places - self.pairs - self.odd
+        here = padded(x.narrow(dim, 0, used), dim, first, self.places - used - first)
+        mirrored = padded(x.narrow(dim, self.alone - first, self.pairs).flip(dim), dim, self.places - self.pairs, 0)
+        return here - mirrored if sine != self.odd else here + mirrored
 
 
 class OwnFolds(NamedTuple):
@@ -156,47 +147,42 @@ class OwnFolds(NamedTuple):
 
 
 class Part(NamedTuple):
-    """Every `step`-th place of the sequence axis from `first` on, and what these give to all outputs. inputs, outputs: how the ones
-    and the others are folded; matrices: of cosines and of sines in between, `[batch or 1, rows, rows]`, scaled.
+    """The sequence axis, or half of it, and what it gives to all outputs. inputs, outputs: how its places and its outputs are folded;
+    matrices: of cosines and of sines in between, `[batch or 1, rows, rows]`, scaled; odd: of a half, 0 for even places, 1 for odd ones.
 
     What is unfolded has all places at once: a compiler joins sums over the same places, but would write halves to put together.
     """
 
     inputs: Fold | OwnFolds
-    outputs: Fold | OwnFolds | OddOutputs
+    outputs: Fold | OwnFolds
     matrices: tuple[torch.Tensor, torch.Tensor]
-    first: int = 0
-    step: int = 1
+    odd: int | None = None
 
     def fold_inputs(self, x: torch.Tensor, sine: int) -> torch.Tensor:
         """`[batch, seq, width]` -> `[batch, rows, width]`."""
-        return self.inputs.fold(x[:, self.first::self.step], 1, sine)
+        return self.inputs.fold(x if self.odd is None else x[:, self.odd::2], 1, sine)
 
     def unfold_inputs(self, x: torch.Tensor, sine: int) -> torch.Tensor:
-        """The transpose of `fold_inputs`: 0 at other places."""
+        """The transpose of `fold_inputs`: 0 at the other half's places."""
         own = self.inputs.unfold(x, 1, sine)
-        return own if self.step == 1 else padded(own[:, :, None], 2, self.first, self.step - 1 - self.first).flatten(1, 2)
+        return own if self.odd is None else padded(own[:, :, None], 2, self.odd, 1 - self.odd).flatten(1, 2)
 
     def unfold_outputs(self, x: torch.Tensor, sine: int) -> torch.Tensor:
-        """`[batch, rows, width]` -> `[batch, seq, width]`: outputs are the same again after seq / step, of odd places the opposite."""
+        """`[batch, rows, width]` -> `[batch, seq, width]`: a half's outputs are the same again after n/2, of odd places the opposite."""
         own = self.outputs.unfold(x, 1, sine)
-        return own if self.step == 1 else (own[:, None] * self.signs(x)).flatten(1, 2)
+        return own if self.odd is None else (own[:, None] * self.signs(x)).flatten(1, 2)
 
     def fold_outputs(self, x: torch.Tensor, sine: int) -> torch.Tensor:
         """The transpose of `unfold_outputs`."""
-        return self.outputs.fold(x if self.step == 1 else (x.unflatten(1, (self.step, -1)) * self.signs(x)).sum(1), 1, sine)
+        return self.outputs.fold(x if self.odd is None else (x.unflatten(1, (2, -1)) * self.signs(x)).sum(1), 1, sine)
 
     def signs(self, x: torch.Tensor) -> torch.Tensor:
-        """1, of odd places 1 and −1 in turn: `[step, 1, 1]`."""
-        turns = torch.arange(self.step, device=x.device)[:, None, None] * min(self.first, 1)
-        return (1 - 2 * (turns % 2)).to(x.dtype)
+        """Of outputs and of those n/2 later, `[2, 1, 1]`."""
+        return (1 - 2 * self.odd * torch.arange(2, device=x.device)[:, None, None]).to(x.dtype)
 
 
 class FoldedPlan(NamedTuple):
-    """How both axes are folded for one batch.
-
-    tokens: the whole of the sequence axis, or what is left of it when it is decimated and the odd places, of the last time first.
-    """
+    """How both axes are folded for one batch. tokens: the whole sequence axis, or its even and its odd places."""
 
     tokens: tuple[Part, ...]
     columns: Fold
@@ -217,65 +203,58 @@ def cosines_and_sines(rows: int, lengths: torch.Tensor) -> tuple[torch.Tensor, t
 
 
 def odd_cosines_and_sines(rows: int, length: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """cos and sin of 2π k (2i+1) / n as `OddOutputs` has k, `[1, rows, rows]`, 0 beyond the middle."""
+    """cos and sin of 2π k (2i+1) / n as `Fold` has k of odd places' outputs, `[1, rows, rows]`, 0 beyond the middle."""
     i = torch.arange(rows, device=device)
     used = (4 * i < length).float()
     angles = [((i[:, None] + sine) * (2 * i + 1) % length).float() * (2 * math.pi / length) for sine in (0, 1)]
     return tuple((wave * used[:, None] * used)[None] for wave in (angles[0].cos(), angles[1].sin()))
 
 
-def decimations_of(length: int, wanted: int | None = None) -> int:
-    """How often a sequence is decimated: as often as wanted (None: see FOLD_AGAIN_MIN_LENGTHS) while 4 divides what is left of it."""
-    wanted, levels = sum(length >= least for least in FOLD_AGAIN_MIN_LENGTHS) if wanted is None else wanted, 0
-    while levels < wanted and (length >> levels) % 4 == 0:
-        levels += 1
-    return levels
+def is_decimated(length: int, wanted: bool | None = None) -> bool:
+    """Whether a sequence without a mask is, as wanted (None: by its length), where 4 divides it."""
+    return length % 4 == 0 and (length >= DECIMATED_MIN_LENGTH if wanted is None else wanted)
 
 
-def token_folds(length: int, levels: int) -> list[Fold]:
-    """How the places of each part are folded, in `FoldedPlan`'s order, of a sequence that is decimated so many times."""
-    odd = [length >> level for level in range(levels, 0, -1)]
-    return [Fold(length >> levels, aligned((length >> levels) // 2 + 1, length >> levels)),
-            *(Fold(places, aligned(places // 2, places), alone=0) for places in odd)]
+def token_folds(length: int, decimated: bool) -> tuple[Fold, ...]:
+    """How the places of each part are folded, in `FoldedPlan`'s order. (Sines' outputs of odd places leave out one place.)"""
+    half = length // 2
+    return (Fold.of(half), Fold(half, aligned(half // 2, half - 1), alone=0)) if decimated else (Fold.of(length),)
 
 
 @functools.lru_cache(maxsize=4)
-def matrices_of(length: int, levels: int, scale: float, device: torch.device,
+def matrices_of(length: int, decimated: bool, scale: float, device: torch.device,
                 dtype: torch.dtype) -> tuple[tuple[torch.Tensor, torch.Tensor], ...]:
-    """Each part's matrices of one length that is decimated so many times, scaled, kept for the next batch: they grow with the
-    square of the length.
+    """Each part's matrices of one length, scaled, kept for the next batch: they grow with the square of the length.
 
     Normal tensors whoever asks first: those of inference mode could not be used in training.
     """
-    even, *odd = token_folds(length, levels)
+    first, *odd = token_folds(length, decimated)
     with torch.inference_mode(False), torch.no_grad():
-        made = [cosines_and_sines(even.rows, torch.full((1, 1, 1), even.places, device=device))]
-        made += [odd_cosines_and_sines(own.rows, 2 * own.places, device) for own in odd]
+        made = [cosines_and_sines(first.rows, torch.full((1, 1, 1), first.places, device=device))]
+        made += [odd_cosines_and_sines(own.rows, length, device) for own in odd]
         return tuple(tuple((matrix * scale).to(dtype) for matrix in matrices) for matrices in made)
 
 
 def plan_folded(length: int, width: int, real: torch.Tensor | None, norm: str, device=None,
-                dtype: torch.dtype = torch.float32, decimations: int | None = None) -> FoldedPlan:
+                dtype: torch.dtype = torch.float32, decimated: bool | None = None) -> FoldedPlan:
     """Prepare one batch, shared by all layers.
 
-    real: `[batch, seq]` bool, or None; norm: `backward` or `ortho`; dtype: of the matrices; decimations: as many as wanted of
-    sequences without a mask, see `decimations_of`.
+    real: `[batch, seq]` bool, or None; norm: `backward` or `ortho`; dtype: of the matrices; decimated: see `is_decimated`.
     """
-    columns = Fold(width, aligned(width // 2 + 1, width))
-    if real is None:
-        scale, levels = (length * width) ** -0.5 if norm == "ortho" else 1.0, decimations_of(length, decimations)
-        traced = torch.compiler.is_compiling() or type(torch.empty(0)) is not torch.Tensor  # tensors that stand for others are not kept
-        make = matrices_of.__wrapped__ if traced else matrices_of
-        parts = []
-        for own, matrices in zip(token_folds(length, levels), make(length, levels, scale, torch.device(device or "cpu"), dtype)):
-            step, odd = length // own.places, own.alone == 0
-            parts.append(Part(own, OddOutputs(own.places, own.rows) if odd else own, matrices, step // 2 * odd, step))
-        return FoldedPlan(tuple(parts), columns)
-    lengths = real.sum(1).clamp(min=1)[:, None]
-    scale = (lengths[..., None] * width).float().rsqrt() if norm == "ortho" else 1.0
-    rows = aligned(length // 2 + 1, length)
-    own, matrices = OwnFolds.of(real, lengths, rows), cosines_and_sines(rows, lengths[..., None])
-    return FoldedPlan((Part(own, own, tuple((matrix * scale).to(dtype) for matrix in matrices)),), columns)
+    columns = Fold.of(width)
+    if real is not None:
+        lengths = real.sum(1).clamp(min=1)[:, None]
+        scale = (lengths[..., None] * width).float().rsqrt() if norm == "ortho" else 1.0
+        rows = Fold.of(length).rows
+        own, matrices = OwnFolds.of(real, lengths, rows), cosines_and_sines(rows, lengths[..., None])
+        return FoldedPlan((Part(own, own, tuple((matrix * scale).to(dtype) for matrix in matrices)),), columns)
+    scale, decimated = (length * width) ** -0.5 if norm == "ortho" else 1.0, is_decimated(length, decimated)
+    traced = torch.compiler.is_compiling() or type(torch.empty(0)) is not torch.Tensor  # tensors that stand for others are not kept
+    make = matrices_of.__wrapped__ if traced else matrices_of
+    (first, *odd), matrices = token_folds(length, decimated), make(length, decimated, scale, torch.device(device or "cpu"), dtype)
+    parts = [Part(first, first, matrices[0], 0 if odd else None)]
+    parts += [Part(own, Fold(own.places, own.rows, odd=1), matrices[1], 1) for own in odd]
+    return FoldedPlan(tuple(parts), columns)
 
 
 def fold_projections(weights: torch.Tensor, plan: FoldedPlan, hidden_matrices: tuple[torch.Tensor, torch.Tensor],
@@ -290,19 +269,25 @@ def fold_projections(weights: torch.Tensor, plan: FoldedPlan, hidden_matrices: t
         return (transforms @ weights.mT.to(dtype)).view(layers, 2, rows, out)
 
 
-def folded_mix(x: torch.Tensor, plan: FoldedPlan, projection: torch.Tensor) -> torch.Tensor:
+def folded_mix(x: torch.Tensor, plan: FoldedPlan, projection: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """Re(FFT2) of `[batch, seq, hidden]`, projected: `[batch, seq, out]`; padded positions are 0.
 
-    projection: `[2, rows, out]`, of `fold_projections`. The gradients are of first order only.
+    projection: `[2, rows, out]`, of `fold_projections`; bias: `[out]`, added at all positions. The gradients are of first order only.
     """
-    return _FoldedMix.apply(x, projection, plan, matrix_dtype(x))
+    if bias is not None and isinstance(plan.tokens[0].inputs, OwnFolds):  # padded positions have it too, and a gradient for it
+        return folded_mix(x, plan, projection) + bias
+    return _FoldedMix.apply(x, projection, bias, plan, matrix_dtype(x))
 
 
 class _FoldedMix(torch.autograd.Function):
-    """The gradient of folding is unfolding, sums no less: left to autograd it would scatter, number by number."""
+    """The gradient of folding is unfolding, sums no less: left to autograd it would scatter, number by number.
+
+    The bias' gradient, the sum over all positions, is there already: wave 0's row of the first part, whose cosines are all 1.
+    """
 
     @staticmethod
-    def forward(ctx, x: torch.Tensor, projection: torch.Tensor, plan: FoldedPlan, dtype: torch.dtype) -> torch.Tensor:
+    def forward(ctx, x: torch.Tensor, projection: torch.Tensor, bias: torch.Tensor | None, plan: FoldedPlan,
+                dtype: torch.dtype) -> torch.Tensor:
         ctx.plan, ctx.dtype, ctx.dtypes = plan, dtype, (x.dtype, projection.dtype)
         projection, saved, out = projection.to(dtype), [], []
         with torch.autocast(x.device.type, enabled=False):
@@ -314,22 +299,25 @@ class _FoldedMix(torch.autograd.Function):
                     waves.append(part.unfold_outputs(part.matrices[sine].to(dtype) @ (folded @ projection[sine]), sine))
                 out.append(waves[0] - waves[1])
         ctx.save_for_backward(projection, *saved)
-        return total(out)
+        return total(out) if bias is None else total(out) + bias
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         plan, dtype, (projection, *saved), of_x, products = ctx.plan, ctx.dtype, ctx.saved_tensors, [], ([], [])
+        of_bias = None
         with torch.autocast(gradient.device.type, enabled=False):
             for part, *folded in zip(plan.tokens, saved[0::2], saved[1::2]):
                 waves = []
                 for sine in (0, 1):
                     rows = part.matrices[sine].to(dtype).mT @ part.fold_outputs(gradient, sine).to(dtype)
+                    if ctx.needs_input_grad[2] and of_bias is None:
+                        of_bias = rows[:, 0].to(gradient.dtype).sum(0) / part.matrices[0][0, 0, 0].to(gradient.dtype)
                     waves.append(plan.columns.unfold(part.unfold_inputs(rows @ projection[sine].T, sine), -1, sine))
                     products[sine].append(folded[sine].flatten(0, 1).T @ rows.flatten(0, 1))
                 of_x.append(waves[0] - waves[1])
             of_projection = torch.stack([total(products[0]), -total(products[1])])
-        return total(of_x).to(ctx.dtypes[0]), of_projection.to(ctx.dtypes[1]), None, None
+        return total(of_x).to(ctx.dtypes[0]), of_projection.to(ctx.dtypes[1]), of_bias, None, None
 
 
 def total(parts: list[torch.Tensor]) -> torch.Tensor:
