@@ -114,19 +114,22 @@ def test_placements_of_equally_many_layers_stand_side_by_side(tmp_path, with_mas
     assert ("mean error" in sentence) == bool(nearest) and (nearest or "") in sentence  # another text is no comparison
 
 
-@pytest.mark.parametrize("count", [3, 7])
+@pytest.mark.parametrize("count", [3, 7, 10])
 def test_many_placements_are_ranked_and_drawn(tmp_path, count):
-    pairs = [(0, 1), (1, 4), (2, 5), (4, 5), (0, 2), (3, 4), (1, 2)][:count]
+    pairs = [(0, 1), (1, 4), (2, 5), (4, 5), (0, 2), (3, 4), (1, 2), (0, 3), (0, 4), (0, 5)][:count]
     models = ["hybrid-2" if pair == (2, 5) else f"hybrid-at-{pair[0]}-{pair[1]}" for pair in pairs]
     students = [distilled_record(model, 120, [0.1 + 0.01 * i] * 2, minutes=2, with_masks=False) for i, model in enumerate(models)]
     runs = [finetune_record("cola", record.model, seed, 0.4 - 0.02 * i, training="tuned", minutes=2, student=record.run_id)
             for i, record in enumerate(students) for seed in (1, 2)]
     results = results_of(tmp_path, [*(finetune_record("cola", "bert", seed, 0.5, training="tuned") for seed in (1, 2)), *students, *runs])
     sentence, = tables_placement.sentences(results)
-    axis, = [axis for axis in plots_placement.figure(results).axes if axis.get_visible()]
+    axis, *maps = [axis for axis in plots_placement.figure(results).axes if axis.get_visible()]
     assert {"2, 5 (spread)", "0, 1", "1, 4"} <= {text.get_text() for text in axis.texts}
-    if count == 7:
-        assert "−1.00 (n=7)" in sentence and "(of 7)" in sentence and "ρ -1.00" in axis.get_title()
+    assert len(maps) == (count == 10)
+    for of_pairs in maps:
+        assert {(t.get_position(), t.get_text()) for t in of_pairs.texts} >= {((0, 0), "0.400"), ((3, 1), "0.380"), ((4, 4), "0.340")}
+    if count > 3:
+        assert f"−1.00 (n={count})" in sentence and f"(of {count})" in sentence and "ρ -1.00" in axis.get_title()
         assert "`hybrid-at-4-5` (4, 5: top)" in sentence and "hybrid-at-0-2" not in sentence
     else:
         assert "mean error of the states before that: `hybrid-at-0-1` 0.100" in sentence and "ρ" not in axis.get_title()
