@@ -31,7 +31,7 @@ WIDTH = 8.6  # inches: what GitHub shows without shrinking it much
 COLOURS = {"bert": "#000000", "fnet-naive": "#D55E00", "fnet-paper": "#E69F00", "fnet": "#0072B2",
            "fnet-calibrated": "#CC79A7", "hybrid-2": "#009E73", "hybrid-1": "#56B4E9", "hybrid-3": "#117733",
            "fnet+filter": "#AA4499", "fnet+gated": "#332288", "hybrid-2+gated": "#B8860B", "fnet+aft": "#CC3311",
-           "hybrid-2+aft": "#EE7733", "fnet+taylor": "#F06292", "hybrid-2+taylor": "#880E4F", "bound": "#8C8C8C",
+           "hybrid-2+aft": "#EE7733", "fnet+taylor": "#F06292", "hybrid-2+taylor": "#880E4F", "hybrid-4": "#6B8E23", "hybrid-4+taylor": "#C48BC9", "bound": "#8C8C8C",
            "bert-eager": "#AA3377", "hf-fnet": "#DDCC77", "modernbert": "#88CCEE", "longformer": "#661100", "bigbird": "#88AA55",
            "nystromformer": "#EE99AA"}
 REPAIRS = {"norm": "#882255", "mask": "#44AA99", "gain": "#999933", "projection": "#6699CC"}  # Tol's muted palette
