@@ -26,7 +26,7 @@ from .mixers import MIXERS, Sequence
 from .mixers.filter import FilterMixer, plan_filter
 from .mixers.folded import FoldedPlan, fold_projections, folded_mix, fourier_backend, plan_folded
 from .mixers.fourier import (
-    FourierMixer, hidden_dft, matrix_dtype, plan_fourier, project_spectrum, takes_whole_spectrum, whole_mix, with_whole_spectrum,
+    FourierMixer, hidden_dft, matrix_dtype, plan_fourier, takes_whole_spectrum, with_whole_spectrum,
 )
 from .mixers.aft import AttentionFreeMixer
 from .mixers.gated import GatedFilterMixer
@@ -50,39 +50,30 @@ class MixingSublayer(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor, sequence: Sequence) -> torch.Tensor:
         """`[batch, seq, hidden]` -> `[batch, seq, hidden]`."""
-        if self.projects_too(sequence):
-            plan, bias = sequence.fourier[0], self.output.dense.bias
-            projection = joined_projections([self], sequence, hidden_states)[0] if sequence.projection is None else sequence.projection
-            folded = isinstance(plan, FoldedPlan)
-            projected = folded_mix(hidden_states, plan, projection, bias) if folded else whole_mix(hidden_states, plan, projection) + bias
+        if self.folds(sequence):
+            projection = folded_projections([self], sequence, hidden_states)[0] if sequence.projection is None else sequence.projection
+            projected = folded_mix(hidden_states, sequence.fourier[0], projection, self.output.dense.bias)
             return self.output.LayerNorm(self.output.dropout(projected) + hidden_states)
         mixed = self.self(hidden_states, sequence)
         if self.gain is not None:
             mixed = mixed * self.gain
         return self.output(mixed, hidden_states)
 
-    def projects_too(self, sequence: Sequence) -> bool:
-        """Whether mixing, gain and projection are one: what `self.output` would do is done here, see `mixers/folded.py` and
-        `fourier.project_spectrum`."""
-        if not isinstance(self.self, FourierMixer) or not isinstance(self.output, BertSelfOutput):
-            return False
-        plan = sequence.fourier[0]
-        return isinstance(plan, FoldedPlan) or plan.rows is not None
+    def folds(self, sequence: Sequence) -> bool:
+        """Whether mixing, gain and projection are one: what `self.output` would do is done here, see `mixers/folded.py`."""
+        return isinstance(self.self, FourierMixer) and isinstance(sequence.fourier[0], FoldedPlan)
 
     def is_frozen(self) -> bool:
-        """Whether what is joined rests: the projection's weights and the gain."""
+        """Whether what is folded rests: the projection's weights and the gain."""
         return not self.output.dense.weight.requires_grad and (self.gain is None or not self.gain.requires_grad)
 
 
-def joined_projections(layers: list[MixingSublayer], sequence: Sequence, hidden_states: torch.Tensor) -> torch.Tensor:
-    """`fold_projections` or `project_spectrum` of layers that project as they mix; hidden_states: what is mixed."""
+def folded_projections(layers: list[MixingSublayer], sequence: Sequence, hidden_states: torch.Tensor) -> torch.Tensor:
+    """`fold_projections` of layers that fold, `[layers, 2, rows, hidden]`; hidden_states: what is mixed."""
     weights = torch.stack([layer.output.dense.weight for layer in layers])
     if layers[0].gain is not None:
         weights = weights * torch.stack([layer.gain for layer in layers])[:, None]
-    plan, hidden_matrices = sequence.fourier
-    if isinstance(plan, FoldedPlan):
-        return fold_projections(weights, plan, hidden_matrices, matrix_dtype(hidden_states))
-    return project_spectrum(weights, plan)
+    return fold_projections(weights, *sequence.fourier, matrix_dtype(hidden_states))
 
 
 class ResidualNorm(nn.Module):
@@ -165,18 +156,18 @@ class FNetBertEncoder(nn.Module):
         return states
 
     def projections(self, hidden_states: torch.Tensor, sequence: Sequence) -> list[torch.Tensor | None]:
-        """Each layer's projection joined with its mixing, made of all at once; None where it is not, or must make its own.
+        """Each layer's folded projection, made of all at once; None where it does not fold, or must make its own.
 
         It must where its weights can only be read in its own forward pass (sharded, or on several devices), and where that
         pass is run again on its own (checkpointing). A frozen layer's is detached: no gradient goes further down for its sake.
         """
-        joined = [layer.attention for layer in self.layer if layer.attention.projects_too(sequence)]
-        weights = [layer.output.dense.weight for layer in joined]
+        folding = [layer.attention for layer in self.layer if layer.attention.folds(sequence)]
+        weights = [layer.output.dense.weight for layer in folding]
         plain = all(type(weight) is nn.Parameter for weight in weights) and len({weight.device for weight in weights}) == 1
         if not plain or self.training and any(layer.gradient_checkpointing for layer in self.layer):
             return [None] * len(self.layer)
         made = {layer: own.detach() if layer.is_frozen() else own
-                for layer, own in zip(joined, joined_projections(joined, sequence, hidden_states))}
+                for layer, own in zip(folding, folded_projections(folding, sequence, hidden_states))}
         return [made.get(layer.attention) for layer in self.layer]
 
 

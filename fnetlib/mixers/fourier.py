@@ -82,17 +82,6 @@ def with_whole_spectrum(plan: FourierPlan, hidden_matrices: tuple[torch.Tensor, 
     return FourierPlan(plan.scale, rows=rows, columns=whole_hidden_dft(hidden_matrices).to(rows.dtype))
 
 
-def project_spectrum(weights: torch.Tensor, plan: FourierPlan) -> torch.Tensor:
-    """Each projection within the whole spectrum's matrix, C_d W beside S_d W: `[layers, hidden, 2 out]`, in the dtype of the plan.
-
-    Re(F_n X F_d) W = C_n X (C_d W) − S_n X (S_d W): what is mixed is projected without a product of its own, and where the number
-    of kernels decides, their number counts. weights: `[layers, out, hidden]`, times the gain.
-    """
-    width, (layers, out, _) = plan.columns.shape[0], weights.shape
-    with torch.autocast(weights.device.type, enabled=False):
-        return (plan.columns.view(2 * width, width) @ weights.mT.to(plan.columns.dtype)).view(layers, width, 2 * out)
-
-
 def few_tokens(batch: int, length: int, width: int) -> bool:
     """Whether a GPU's work is so little that the number of kernels decides."""
     return batch * length * width * (length + width) <= WHOLE_MAX_EXTRA
@@ -172,18 +161,12 @@ def plan_fourier(
     )
 
 
-def whole_mix(hidden_states: torch.Tensor, plan: FourierPlan, columns: torch.Tensor) -> torch.Tensor:
-    """Re(FFT2) of `[batch, seq, hidden]` by the whole spectrum: `[batch, seq, out]`. columns: `[hidden, 2 out]`, the plan's or of
-    `project_spectrum`."""
-    x = hidden_states.to(plan.rows.dtype) @ columns  # a token's two rows follow each other
-    return plan.rows @ x.view(x.shape[0], -1, columns.shape[1] // 2)
-
-
 def fourier_mix(hidden_states: torch.Tensor, plan: FourierPlan,
                 hidden_matrices: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
     """Re(FFT2) of `[batch, seq, hidden]`, same shape and dtype."""
     if plan.rows is not None:
-        return whole_mix(hidden_states, plan, plan.columns)
+        x = hidden_states.to(plan.rows.dtype) @ plan.columns  # [batch, seq, 2 hidden]: a token's two rows follow each other
+        return plan.rows @ x.view(x.shape[0], -1, hidden_states.shape[2])
     if plan.cos is not None:
         return _by_matrices(hidden_states, plan, *hidden_matrices)
     return _by_fft(hidden_states, plan)
