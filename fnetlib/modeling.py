@@ -60,8 +60,12 @@ class MixingSublayer(nn.Module):
         return self.output(mixed, hidden_states)
 
     def folds(self, sequence: Sequence) -> bool:
-        """Whether mixing, gain and projection are one: what `self.output` would do is done here, see `mixers/folded.py`."""
-        return isinstance(self.self, FourierMixer) and isinstance(sequence.fourier[0], FoldedPlan)
+        """Whether mixing, gain and projection are one: what `self.output` would do is done here, see `mixers/folded.py`. Not where
+        something was put in the place of the projection, or into its call (adapters, pruning, offloading)."""
+        if not isinstance(self.self, FourierMixer) or not isinstance(sequence.fourier[0], FoldedPlan):
+            return False
+        dense = self.output.dense
+        return type(dense) is nn.Linear and not (dense._forward_pre_hooks or dense._forward_hooks or hasattr(dense, "_hf_hook"))
 
     def is_frozen(self) -> bool:
         """Whether what is folded rests: the projection's weights and the gain."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from .params import STUDY
 from .records import Record, label, task_distilled
 from .results import SOLO, Results, data_note, footnotes, model_key, tagged, task_title
 from .tables import NONE, Table, number
@@ -92,21 +93,21 @@ def _cell(runs: pd.DataFrame) -> str:
 
 
 def as_the_study(data: pd.DataFrame) -> pd.DataFrame:
-    """Of `frame` the runs that nothing was done for: batches as they come, eager."""
-    return data[~data["way"].str.contains("grouped|multiples|compiled|graphs")]
+    """Of `frame` the runs by its way: batches of its size as they come, eager, in fp32."""
+    return data[data["way"] == f"batch {STUDY['batch_size']}, fp32"]
 
 
 def entries(results: Results) -> dict[str, Any]:
-    """The summary's figures: `throughput.<task>.<model>` = {vs_bert, lowest, highest, n, device, way}: steps a second as the study ran it over
-    BERT's of the same seed, mean, lowest and highest; of each task the device and way with most runs."""
+    """The summary's figures: `throughput.<task>.<model>` = {vs_bert, lowest, highest, n, device}: steps a second as the study ran it over
+    BERT's of the same seed, mean, lowest and highest; of each task the device with most runs."""
     found: dict[str, Any] = {}
     for task, group in as_the_study(frame(results)).groupby("task", sort=False):
-        (device, _, way_), part = max(group.groupby(["device", "teacher", "way"], sort=False), key=lambda item: len(item[1]))
+        (device, _), part = max(group.groupby(["device", "teacher"], sort=False), key=lambda item: len(item[1]))
         for model, ratios in part.groupby("model", sort=False)["vs_bert"]:
             if (known := ratios.dropna()).size and model != "bert":
                 found.setdefault(task, {})[model] = {
                     "vs_bert": round(float(known.mean()), 4), "lowest": round(float(known.min()), 4), "highest": round(float(known.max()), 4),
-                    "n": len(known), "device": device, "way": way_}
+                    "n": len(known), "device": device}
     return found
 
 

@@ -137,10 +137,10 @@ def test_a_layer_folded_by_name_compiles_as_a_whole(tiny_config, monkeypatch, de
 
 
 def outcome(layer, hidden, plan):
-    """What a layer gives, and the gradient of its input."""
-    hidden = hidden.detach().requires_grad_()
+    """What a layer gives, and the gradients of its input and of its projection."""
+    hidden, dense = hidden.detach().requires_grad_(), layer.attention.output.dense
     out = layer(hidden, plan)
-    return out.detach(), torch.autograd.grad(out.pow(3).sum(), hidden)[0]
+    return out.detach(), *torch.autograd.grad(out.pow(3).sum(), (hidden, dense.bias, dense.weight))
 
 
 @pytest.mark.parametrize("dtype, bound", [(torch.bfloat16, 1.5e-2), (torch.float16, 2e-3)])
@@ -238,6 +238,23 @@ def test_a_layer_makes_its_own_where_weights_are_no_plain_parameters(tiny_config
     dense.weight = torch.nn.Parameter(dense.weight.detach().as_subclass(Sharded))
     assert encoder.projections(hidden, encoder.sequence(hidden, None)) == [None] * len(encoder.layer)
     torch.testing.assert_close(torch.stack(encoder(hidden, None)).as_subclass(torch.Tensor), wanted, atol=1e-6, rtol=1e-5)
+
+
+def test_what_stands_in_the_projections_place_is_called(tiny_config):
+    """An adapter on it, or a hook that brings its weights, would be passed over if it were folded."""
+    class Adapted(torch.nn.Linear):
+        def forward(self, x):
+            return super().forward(x) + x
+
+    hidden, encoder = torch.randn(2, 12, tiny_config.hidden_size), student(tiny_config, "fnet", backend="folded").bert.encoder
+    plain, layer, called = torch.stack(encoder(hidden, None)), encoder.layer[0].attention, []
+    hook = layer.output.dense.register_forward_hook(lambda *_: called.append(1))
+    torch.testing.assert_close(torch.stack(encoder(hidden, None)), plain, atol=1e-5, rtol=1e-4)
+    hook.remove()
+    assert called and layer.folds(encoder.sequence(hidden, None))
+    layer.output.dense.__class__ = Adapted
+    assert not torch.allclose(encoder(hidden, None)[1], plain[1], atol=1e-2)
+    assert [p is None for p in encoder.projections(hidden, encoder.sequence(hidden, None))] == [True] + [False] * (len(encoder.layer) - 1)
 
 
 def test_the_mixer_alone_gives_the_plain_transform(tiny_config):

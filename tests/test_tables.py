@@ -619,7 +619,7 @@ def test_targets_are_met_missed_or_not_measured(made):
     assert data["met"]["quality/qnli/fnet/recovery"] is None
     assert data.loc["speed/gpu/n512/train/fnet/vs_bert", ["value", "limit"]].tolist() == [1.5, 1.6]
     text = table.markdown()
-    assert "| at least 1.8 | 1.500 | 1.60 | **missed** |" in text and "not measured" in text and "0.750 [0.75, 0.75] (`hybrid-2@2min`)" in text
+    assert "| at least 1.8 | 1.500 (eager) | 1.60 | **missed** |" in text and "not measured" in text and "0.750 [0.75, 0.75] (`hybrid-2@2min`)" in text
 
 
 def test_targets_pass_over_models_whose_minutes_are_not_known(made, monkeypatch):

@@ -96,6 +96,9 @@ def test_the_summary_says_what_a_mask_costs_in_the_fastest_mode():
 
     records = [record("eager", 1.0, 0.99), record("layers", 1.5, 0.9), record("graphs", 9.0, 0.1, precision="fp16"), record("graphs", 9.0, 0.2, shape="minilm"),
                efficiency_record("fnet", 512, "bf16", gpu=True)]
+    records += [record("graphs", 9.0, 0.3, backend="fft"), record("graphs", 9.0, 0.4, tokens=512)]
+    elsewhere = record("graphs", 9.0, 0.5)
+    records.append(elsewhere.model_copy(update={"env": {**elsewhere.env, "device_name": "another GPU"}}))
     place = {"fnet": {"vs_unpadded": 0.9, "device": "test GPU", "mode": "layers"}}
     assert tables_scaling.entries(records) == {"gpu": {"n512": {"train": place, "infer": place}}} and tables_scaling.entries([]) == {}
 

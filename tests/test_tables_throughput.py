@@ -35,10 +35,11 @@ def test_table_and_sentence(results):
 
 
 def test_the_summary_has_what_the_study_ran(results, tmp_path):
-    assert tables_throughput.entries(results) == {"rte": {"fnet": {"vs_bert": 1.35, "lowest": 1.2, "highest": 1.5, "n": 2, "device": "test GPU",
-                                                                   "way": "batch 16, fp32"}}}
-    alone = results_of(tmp_path / "other", [run("fnet", 1, 60.0), run("fnet", 1, 90.0, {"compile": "graphs"})])
-    assert tables_throughput.entries(alone) == {}  # no BERT
+    assert tables_throughput.entries(results) == {"rte": {"fnet": {"vs_bert": 1.35, "lowest": 1.2, "highest": 1.5, "n": 2, "device": "test GPU"}}}
+    others = [run(model, 1, steady, {"batch_size": 32}) for model, steady in (("bert", 10.0), ("fnet", 90.0))]
+    assert tables_throughput.entries(results_of(tmp_path / "others", others)) == {} == tables_throughput.entries(
+        results_of(tmp_path / "alone", [run("fnet", 1, 60.0), run("fnet", 1, 90.0, {"compile": "graphs"})]))
+    assert tables_throughput.sentences(results_of(tmp_path / "batches", others)) == []
 
 
 def test_wall_time_and_samples(tmp_path):

@@ -305,13 +305,13 @@ class _FoldedMix(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         plan, dtype, (projection, *saved), of_x, products = ctx.plan, ctx.dtype, ctx.saved_tensors, [], ([], [])
-        of_bias = None
+        needed, of_bias = ctx.needs_input_grad, None
         with torch.autocast(gradient.device.type, enabled=False):
             for part, *folded in zip(plan.tokens, saved[0::2], saved[1::2]):
                 waves = []
                 for sine in (0, 1):
                     rows = part.matrices[sine].to(dtype).mT @ part.fold_outputs(gradient, sine).to(dtype)
-                    if ctx.needs_input_grad[2] and of_bias is None:
+                    if needed[2] and of_bias is None:
                         of_bias = rows[:, 0].to(gradient.dtype).sum(0) / part.matrices[0][0, 0, 0].to(gradient.dtype)
                     waves.append(plan.columns.unfold(part.unfold_inputs(rows @ projection[sine].T, sine), -1, sine))
                     products[sine].append(folded[sine].flatten(0, 1).T @ rows.flatten(0, 1))
