@@ -95,7 +95,7 @@ def table(results: Results) -> Table:
              "predictions, *+pairs* and *+edits* on examples too that nobody labelled. *Recovery* = (score − chance)/(BERT − chance), "
              "means over the seeds that both have, [95% bootstrap interval over seeds] (pairs); BERT is the same teacher's, "
              "fine-tuned by the same recipe without extra minutes; its own extra "
-             "minutes are of masked-LM at the students' rate, untuned."]
+             "minutes are of masked-LM, at the students' rate where no other is named, untuned."]
     if data.empty:
         notes = ["No student was adapted before its task here: 03 with `-p student FOLDER`, a model that 02 has trained on."]
     runs = results.primary

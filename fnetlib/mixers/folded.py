@@ -34,14 +34,14 @@ from .fourier import MATMUL_MAX_LENGTH, choose_backend, few_tokens, matrix_dtype
 
 # In half precision on a GPU, by 04_efficiency on an H200, layers compiled: the longest sequences that are folded in training, in
 # inference, and with a mask. Beyond, FFTs are faster: in inference at 16,384 .782 of the speed without mixing, folded .737. (In
-# training nothing longer was measured: there .767, FFTs .732.)
+# training nothing longer was measured: there .767, FFTs .732. These are runs to tune it, models side by side, that are no records.)
 FOLDED_HALF_MAX_LENGTH = 16384
 FOLDED_INFERENCE_MAX_LENGTH = 8192
 FOLDED_MASKED_MAX_LENGTH = 4096
 # Up to here rows of each example's own cost more to gather than folding saves: `auto` does not fold with a mask.
 UNFOLDED_MASKED_MAX_LENGTH = 512
-# From which length on sequences without a mask are decimated, measured likewise in training: at 8,192 .808 (another time .804 without),
-# at 2,048 .837 (.895 without). Decimated again all train slower: what the products save goes into the sums around them.
+# From which length on sequences without a mask are decimated, by the same runs, in training: at 8,192 .808 (without: not measured
+# side by side), at 2,048 .837 (without: .895). Decimated again all train slower: what the products save goes into the sums around.
 DECIMATED_MIN_LENGTH = 8192
 
 
