@@ -109,8 +109,8 @@ def entries(records: list[Record]) -> dict[str, Any]:
 
 
 def sentences(results: Results) -> list[str]:
-    """A line a GPU: how much there is to win at all, how time grows with the length, and what a mask costs. Of a training step in
-    the mode in which BERT is fastest at most lengths of those that it has most of."""
+    """A line a GPU: how much there is to win at all, how time grows with the length, and what a mask costs. Of a training step; growth
+    and masks in the mode in which BERT is fastest at most lengths of those that it has most of."""
     beside = beside_bert(results)
     beside, lines = beside[(beside["where"] == "gpu") & (beside["kind"] == "train")], []
     measured = speed_frame(results.efficiency)
@@ -119,9 +119,9 @@ def sentences(results: Results) -> list[str]:
         for mode in _modes(measured, device, shape, tokens)[:1]:
             same = {"device_name": device, "shape": shape, "tokens": tokens, "mode": mode, "precision": SUMMARISED["gpu"], "status": "finished"}
             rows = measured[(measured[list(same)] == pd.Series(same)).all(axis=1)].sort_values("length")
-            parts = [_limit(group), _growth(rows), _mask(rows)]
-            said = " ".join(part for part in parts if part)
-            lines += [f"- **What limits speed** ({device}, training, {SUMMARISED['gpu']}, {mode}): {said}"] * bool(said)
+            own = " ".join(part for part in (_growth(rows), _mask(rows)) if part)
+            said = " ".join(part for part in (_limit(group), f"Measured as {mode}: {own[0].lower()}{own[1:]}" if own else "") if part)
+            lines += [f"- **What limits speed** ({device}, training, {SUMMARISED['gpu']}): {said}"] * bool(said)
     return lines
 
 
