@@ -17,31 +17,34 @@ from matplotlib.patheffects import withStroke
 from matplotlib.transforms import Bbox
 
 from .plots import _empty, _fill, _finish, _panels, colour
-from .recovery import is_placement
+from .recovery import FEWEST_PAIRS, is_placement
 from .results import GROUP, Results, cells, metric_title, model_key, recipe_of, tagged, task_title
 from .tables_speed import SUMMARISED, beside_bert, main_shape, on_one_device
 
 RECIPES = ("tuned_plain", "tuned")  # without either, the first recipe that there is
 LENGTH = 512  # tokens
+PLACED = re.compile(r"hybrid-at((?:-\d+)+)")
 
 
 def frontier(results: Results, length: int = LENGTH) -> Figure:
     """Score against training speed at so many tokens, or the nearest length that was measured; one panel a task, every model with
-    both; up and right is better."""
+    both; up and right is better. Of the placements of a hybrid's attention, which are all as fast, the best by its scores."""
     title = tagged("Quality against training speed", results.tag)
     table = cells(results.primary)
     groups = _chosen(table[table["n"] > 0])
-    groups = [group[~group["label"].map(is_placement)] for group in groups]  # as fast as hybrid-K: see plots_placement
-    models = {recipe_of(label) for group in groups for label in group["label"]}
+    groups = [_one_placement(group) for group in groups]
+    models = {_as_fast_as(label) for group in groups for label in group["label"]}
     speeds = _speeds(results, models, length)
-    shown = [part for group in groups if len(part := group[group["label"].map(recipe_of).isin(set(speeds["model"]))])]
+    shown = [part for group in groups if len(part := group[group["label"].map(_as_fast_as).isin(set(speeds["model"]))])]
     if not shown:
         return _empty(title, "needs fine-tuning and efficiency records of the same recipes, beside BERT")
     figure, axes = _panels(len(shown), 2, height=3.6)
     ratios = dict(zip(speeds["model"], speeds["vs_bert"]))
     points = [_draw(axis, part, ratios) for axis, part in zip(axes, shown)]
     without = sorted(models - set(ratios), key=model_key)
-    _finish(figure, f"{title}\n{textwrap.fill(_where(speeds), 90)}\nscores: mean ± standard deviation; up and right is better", handles=_marks())
+    placed = "in I, J: attention kept in these layers; " * any(part["label"].map(is_placement).any() for part in shown)
+    _finish(figure, f"{title}\n{textwrap.fill(_where(speeds), 90)}\nscores: mean ± standard deviation; {placed}up and right is better",
+            handles=_marks(any(part["n"].lt(FEWEST_PAIRS).any() for part in shown)))
     if without:
         figure.legends[0].set_title(f"Not shown, for their speed was not measured: {', '.join(without)}.", prop={"size": 8})
     figure.draw_without_rendering()  # labels are placed where the points end up
@@ -56,9 +59,25 @@ def _minutes(label: str) -> float:
 
 
 def _budget(label: str) -> str:
-    """`fnet@2min+task+edits` -> `2 min, edits`."""
+    """`fnet@2min+task+edits` -> `2 min, edits`; `hybrid-at-1-4@2min` -> `in 1, 4: 2 min`."""
     minutes, *more = re.search(r"@([\d.]+)min(?:\S*\+(\w+))?(?: \[(?:method=)?(.+)\])?", label).groups()
-    return ", ".join([f"{float(minutes):.2g} min", *(part for part in more if part not in (None, "distill"))])
+    placed = PLACED.match(label)
+    where = f"in {', '.join(re.findall(r'[0-9]+', placed[1]))}: " if placed else ""
+    return where + ", ".join([f"{float(minutes):.2g} min", *(part for part in more if part not in (None, "distill"))])
+
+
+def _as_fast_as(label: str) -> str:
+    """The recipe whose speed a label's model has: of `hybrid-at-1-4+gated` `hybrid-2+gated`."""
+    return PLACED.sub(lambda found: f"hybrid-{len(re.findall('[0-9]+', found[1]))}", recipe_of(label))
+
+
+def _one_placement(group: pd.DataFrame) -> pd.DataFrame:
+    """Without the labels of all placements but the best of as many layers and the same mixer, and of those no better than `hybrid-K`'s best."""
+    means, of = group.set_index("label")["mean"].astype(float), group.set_index("label").index.map(_as_fast_as)
+    placed = group["label"].map(is_placement).to_numpy()
+    best = {name: means[(of == name) & placed].idxmax() for name in set(of[placed])}
+    best = {name: label for name, label in best.items() if not means[label] <= means[(of == name) & ~placed].max()}
+    return group[~placed | group["label"].isin(best.values())]
 
 
 def _chosen(table: pd.DataFrame) -> list[pd.DataFrame]:
@@ -85,13 +104,13 @@ def _where(speeds: pd.DataFrame) -> str:
 
 def _draw(axis: Axes, group: pd.DataFrame, ratios: dict[str, float]) -> list[tuple[float, float, float, str, str]]:
     """The points of a panel; returns (x, y, spread, name, colour) of each."""
-    points, group = [], group.assign(model=group["label"].map(recipe_of), minutes=group["label"].map(_minutes))
+    points, group = [], group.assign(model=group["label"].map(_as_fast_as), minutes=group["label"].map(_minutes))
     for model, part in group.sort_values("minutes").groupby("model", sort=False):
         axis.plot([ratios[model]] * len(part), part["mean"].astype(float), color=colour(model), lw=0.8, alpha=0.6, zorder=1)
         for i, cell in enumerate(part.itertuples()):
             spread = 0.0 if pd.isna(cell.sd) else cell.sd
-            axis.errorbar(ratios[model], cell.mean, yerr=spread, marker="o", ms=6, color=colour(model), mfc=_fill(cell.label), elinewidth=0.8)
-            name = cell.label if i == 0 or not cell.minutes else _budget(cell.label)
+            axis.errorbar(ratios[model], cell.mean, yerr=spread, marker="o", ms=_size(cell.n), color=colour(model), mfc=_fill(cell.label), elinewidth=0.8)
+            name = cell.label if (i == 0 or not cell.minutes) and not is_placement(cell.label) else _budget(cell.label)
             points.append((ratios[model], cell.mean, spread, name, colour(model)))
     axis.axhline(group["chance"].dropna().max(), color="#777777", lw=1, ls="--", zorder=0)
     bert = group[group["label"] == "bert"]["mean"]
@@ -104,8 +123,13 @@ def _draw(axis: Axes, group: pd.DataFrame, ratios: dict[str, float]) -> list[tup
     return points
 
 
-def _marks() -> list[Line2D]:
-    return [Line2D([], [], color="#555555", marker="o", ls="", ms=6, label="from the teacher"),
+def _size(seeds: int) -> float:
+    return 6 if seeds >= FEWEST_PAIRS else 3.5
+
+
+def _marks(few: bool) -> list[Line2D]:
+    small = [Line2D([], [], color="#555555", marker="o", ls="", ms=_size(1), label=f"fewer than {FEWEST_PAIRS} seeds")] * few
+    return [*small, Line2D([], [], color="#555555", marker="o", ls="", ms=6, label="from the teacher"),
             Line2D([], [], color="#555555", marker="o", ls="", ms=6, mfc="white", label="after minutes of adaptation"),
             Line2D([], [], color="#000000", lw=1, ls=":", label="BERT"), Line2D([], [], color="#777777", lw=1, ls="--", label="chance")]
 

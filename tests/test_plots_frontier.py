@@ -55,10 +55,21 @@ def test_names_do_not_overlap(figure):
 
 @pytest.mark.parametrize("label, text", [("fnet@2min", "2 min"), ("fnet@2min+task+edits", "2 min, edits"), ("fnet+taylor@10.3min", "10 min"),
                                          ("fnet@10min [method=mlm]", "10 min, mlm"), ("fnet@10min [method=distill]", "10 min"),
-                                         ("bert@2.6min [learning_rate=0.0001]", "2.6 min, learning_rate=0.0001")])
+                                         ("hybrid-at-1-4+gated@2min", "in 1, 4: 2 min"), ("bert@2.6min [learning_rate=0.0001]", "2.6 min, learning_rate=0.0001")])
 def test_what_was_spent_is_named_in_few_words(label, text):
     assert _budget(label) == text and recipe_of(label) == label.split("@")[0]
     assert recipe_of("bert+task+edits") == "bert" and recipe_of("fnet+taylor") == "fnet+taylor"
+
+
+def test_of_all_placements_the_best_stands_at_the_hybrids_speed(tmp_path):
+    placed = {"bert": {None: 0.5}, "hybrid-2": {2.0: 0.3}, "hybrid-at-0-1": {2.0: 0.31}, "hybrid-at-1-4": {2.0: 0.33}, "hybrid-at-4-5": {2.0: 0.2}}
+    records = [*scores("cola", "tuned_plain", **placed), *scores("rte", "tuned_plain", **{**placed, "hybrid-2": {2.0: 0.4}}),
+               *(speed(model, ratio) for model, ratio in (("bert", 1.0), ("hybrid-2", 1.29)))]
+    cola, rte = frontier(results_of(tmp_path, records)).axes[:2]
+    assert {text.get_text() for text in cola.texts if text.get_text()} == {"bert", "hybrid-2@2min", "in 1, 4: 2 min"}
+    assert {text.get_text() for text in rte.texts if text.get_text()} == {"bert", "hybrid-2@2min"}  # there none is better
+    assert {x for bar in cola.containers for x in bar[0].get_xdata()} == {1.0, 1.29}
+    assert {bar[0].get_markersize() for bar in cola.containers} == {3.5}  # two seeds each
 
 
 def test_without_a_gpu_the_cpu_and_its_own_shape_count(tmp_path):
