@@ -93,12 +93,19 @@ def test_gradients_are_those_of_torchs_fft_in_double_precision(length, width, ma
         assert relative_error(found, expected.numpy()) < 5e-6
 
 
-def test_a_bias_gradient_is_asked_of_the_folded_rows_only_where_it_is_needed():
+def test_only_the_gradients_that_are_needed_are_made():
     x, weight, plan = torch.randn(2, 12, 8, requires_grad=True), torch.randn(4, 8), plan_folded(12, 8, None, "ortho")
     projection = fold_projections(weight[None], plan, fourier.hidden_dft(8), torch.float32)[0]
     frozen = torch.randn(4)
     folded_mix(x, plan, projection, frozen).sum().backward()
     assert x.grad is not None and frozen.grad is None
+    given = {"x": x.detach(), "projection": projection.detach(), "bias": frozen}
+    wanted = {name: torch.autograd.grad(folded_mix(plan=plan, **{**given, name: (own := value.clone().requires_grad_())}).pow(3).sum(), own)[0]
+              for name, value in given.items()}
+    every = {name: value.clone().requires_grad_() for name, value in given.items()}
+    folded_mix(plan=plan, **every).pow(3).sum().backward()
+    for name, value in every.items():  # the same, whatever else is trained
+        torch.testing.assert_close(value.grad, wanted[name])
     half = torch.randn(4, requires_grad=True)  # under autocast: the product in half precision, the gradient in the bias' own
     with torch.autocast("cpu", torch.bfloat16):
         out = folded_mix(x, plan, fold_projections(weight[None], plan, fourier.hidden_dft(8), torch.bfloat16)[0], half)

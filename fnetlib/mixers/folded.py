@@ -313,11 +313,14 @@ class _FoldedMix(torch.autograd.Function):
                     rows = part.matrices[sine].to(dtype).mT @ part.fold_outputs(gradient, sine).to(dtype)
                     if needed[2] and of_bias is None:
                         of_bias = rows[:, 0].to(gradient.dtype).sum(0) / part.matrices[0][0, 0, 0].to(gradient.dtype)
-                    waves.append(plan.columns.unfold(part.unfold_inputs(rows @ projection[sine].T, sine), -1, sine))
-                    products[sine].append(folded[sine].flatten(0, 1).T @ rows.flatten(0, 1))
-                of_x.append(waves[0] - waves[1])
-            of_projection = torch.stack([total(products[0]), -total(products[1])])
-        return total(of_x).to(ctx.dtypes[0]), of_projection.to(ctx.dtypes[1]), of_bias, None, None
+                    if needed[0]:
+                        waves.append(plan.columns.unfold(part.unfold_inputs(rows @ projection[sine].T, sine), -1, sine))
+                    if needed[1]:
+                        products[sine].append(folded[sine].flatten(0, 1).T @ rows.flatten(0, 1))
+                of_x += [waves[0] - waves[1]] if needed[0] else []
+            of_x = total(of_x).to(ctx.dtypes[0]) if needed[0] else None
+            of_projection = torch.stack([total(products[0]), -total(products[1])]).to(ctx.dtypes[1]) if needed[1] else None
+        return of_x, of_projection, of_bias, None, None
 
 
 def total(parts: list[torch.Tensor]) -> torch.Tensor:
