@@ -207,7 +207,8 @@ def _lines(axis: Axes, history: pd.DataFrame, column: str) -> None:
 
 
 def speed_by_length(results: Results) -> Figure:
-    """How many times as fast as BERT, by sequence length: medians with quartiles of interleaved rounds."""
+    """How many times as fast as BERT, by sequence length: medians with quartiles of interleaved rounds. Of several GPUs the one that
+    most was measured on."""
     title = "Speed against BERT by sequence length (more is faster; bars are quartiles)"
     data = speed_frame(results.efficiency)
     data = data.dropna(subset=["train_vs_bert", "infer_vs_bert"], how="all") if len(data) else data
@@ -216,6 +217,9 @@ def speed_by_length(results: Results) -> Figure:
     usual = data[data["backend"].isna() | data["backend"].eq("auto")]
     groups = list((usual if len(usual) else data).groupby(SETTING, sort=False, dropna=False))
     groups = [(key, group) for key, group in groups if group["length"].nunique() > 1] or groups  # a single length is no curve
+    gpus = data[data["device"].astype(str).str.startswith("cuda")]["device_name"].value_counts().index
+    groups = [(key, group) for key, group in groups if key[0] not in gpus[1:]] or groups
+    title += "\nother GPUs: speed.md" * (len(gpus) > 1)
     figure, axes = _panels(2 * len(groups), 2, height=2.7)
     for row, ((device, shape, tokens, precision, mode, backend), group) in enumerate(groups):
         mode += f", {backend}" * (pd.notna(backend) and backend != "auto")

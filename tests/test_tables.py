@@ -323,6 +323,16 @@ def gpu_run(model, speedup, mode="eager", name="test GPU", **fields):
     return record.model_copy(update={"env": {**record.env, "device_name": name}})
 
 
+def test_the_speed_figure_is_of_the_gpu_that_most_was_measured_on(made):
+    runs = [gpu_run(model, speedup, length=n) for model, speedup in (("bert", 1), ("fnet", 2)) for n in (128, 512)]
+    other = [gpu_run(model, 1, length=n, name="another GPU", repeats=9) for model in ("bert",) for n in (128, 512)]
+    cpu = [efficiency_record("bert", n) for n in (128, 512)]
+    figure = plots.speed_by_length(made(*runs, *other, *cpu))
+    shown = {axis.get_title().split(", ")[-1] for axis in figure.axes if axis.get_visible()}
+    assert shown == {"test GPU", "test CPU"} and "other GPUs" in figure.get_suptitle()
+    assert "other GPUs" not in plots.speed_by_length(made(*runs, name="alone")).get_suptitle()
+
+
 def test_the_summary_compares_within_a_mode(made):
     """BERT takes 1 s eager and 0.5 s compiled. Other precisions and shapes do not count."""
     compiled = {"mode": "compiled", "bert_s": 0.5}
