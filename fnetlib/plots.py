@@ -5,6 +5,7 @@ A recipe has one colour in all of them (Okabe and Ito's palette, safe for colour
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import zlib
@@ -16,6 +17,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from matplotlib.transforms import Bbox
 
 from . import published
 from .params import PADDED, TASKS
@@ -72,6 +75,37 @@ def _finish(figure: Figure, title: str, names: Iterable[str] = (), handles: list
         figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
     plt.close(figure)
     return figure
+
+
+def _place(axis: Axes, points: Iterable[tuple[float, float, float, str, str]]) -> None:
+    """Names beside their points, each at the nearest place that is free of points, bars and other names."""
+    points, dot, frame = list(points), axis.figure.dpi / 72, axis.get_window_extent()
+    taken = []
+    for x, y, spread, *_ in points:
+        (px, low), (_, middle), (_, high) = axis.transData.transform([(x, y - spread), (x, y), (x, y + spread)])
+        taken += [Bbox.from_extents(px - 4 * dot, middle - 4 * dot, px + 4 * dot, middle + 4 * dot),
+                  Bbox.from_extents(px - dot, low, px + dot, high)]
+    for x, y, _, name, ink in sorted(points, key=lambda point: " min" in point[3]):
+        text = axis.annotate(name, (x, y), xytext=(0, 0), textcoords="offset points", fontsize=7, color=ink, ha="center", va="center",
+                             in_layout=False, zorder=4, path_effects=[withStroke(linewidth=2, foreground="white")])
+        box, best = text.get_window_extent(), None
+        for reach, (right, up) in itertools.product((6, 11, 17, 24, 32, 42), ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))):
+            move = np.array([right * (reach * dot + box.width / 2), up * (reach * dot + box.height / 2)])
+            here = box.translated(*move)
+            cost = sum(_overlap(here, other) for other in taken) + here.width * here.height - _overlap(here, frame)
+            if best is None or cost < best[0] - 1:
+                best = cost, move, here, reach
+        taken.append(best[2])
+        text.set_position(tuple(best[1] / dot))
+        if best[3] > 11:
+            end = best[1] - np.sign(best[1]) * np.array([box.width, box.height]) / 2
+            axis.annotate("", (x, y), xytext=tuple(end / dot), textcoords="offset points", in_layout=False,
+                          arrowprops={"arrowstyle": "-", "color": ink, "lw": 0.5, "alpha": 0.6, "shrinkA": 0, "shrinkB": 3})
+
+
+def _overlap(a: Bbox, b: Bbox) -> float:
+    width, height = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
+    return max(0.0, width) * max(0.0, height)
 
 
 def _dashes(name: str) -> str:

@@ -7,8 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .plots import _empty, _finish, _panels, colour
-from .plots_frontier import _place
+from .plots import _empty, _finish, _panels, _place, colour
 from .results import GROUP, Results, metric_title, tagged
 from .tables import NONE
 from .tables_placement import FEWEST, frame, rank_correlation
@@ -41,7 +40,7 @@ def _title(part: pd.DataFrame, more: str = "") -> str:
 
 
 def _scatter(axis: Axes, part: pd.DataFrame) -> list[tuple[float, float, float, str, str]]:
-    """Its points with their names, for `plots_frontier._place`."""
+    """Its points with their names, for `plots._place`."""
     ink, ranks, spread = colour(f"hybrid-{part['count'].iloc[0]}"), rank_correlation(part), part["sd"].fillna(0)
     axis.errorbar(part["error"].astype(float), part["mean"], yerr=spread, fmt="o", ms=5, lw=0.7, color=ink)
     axis.set_title(_title(part, f", ρ {ranks:.2f}" if ranks is not None else ""), fontsize=9)
