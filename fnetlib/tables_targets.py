@@ -14,7 +14,7 @@ from .results import Results, tagged
 from .summary import figures
 from .tables import NONE, Table, number
 
-COLUMNS = ["what", "at", "least", "most", "value", "low", "high", "at_least", "limit", "mode", "met"]
+COLUMNS = ["what", "at", "least", "most", "value", "low", "high", "at_least", "limit", "by", "met"]
 
 
 def look_up(found: dict[str, Any], at: str) -> Any:
@@ -39,7 +39,7 @@ def best_within(found: dict[str, Any], at: str, minutes: float) -> str:
 
 def frame(results: Results) -> pd.DataFrame:
     """One row a target; `low`, `high`: the interval that stands beside the figure, `at_least`: it is a lower bound, `limit`: what no
-    model can pass, `mode`: in which its speed was measured; `met`: None where nothing was measured."""
+    model can pass, `by`: the model that it is of, the mode in which a speed was measured, or the spread over seeds; `met`: None where nothing was measured."""
     found, rows = figures(results), []
     for target in results.preset.targets:
         at = target.at if target.within is None else best_within(found, target.at, target.within)
@@ -48,7 +48,7 @@ def frame(results: Results) -> pd.DataFrame:
         met = None if value is None else (target.least is None or value >= target.least) and (target.most is None or value <= target.most)
         rows.append([target.what, at, target.least, target.most, value, beside.get("low"), beside.get("high"),
                      bool(look_up(found, f"{parent}_is_lower_bound/{name}")), look_up(found, target.limit),
-                     beside.get("peer_mode" if name == "vs_best_peer" else "mode"), met])
+                     _by(at, name, beside), met])
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -58,7 +58,7 @@ def table(results: Results) -> Table:
     rows = [{"Target": target.what, "Aim": _aim(target), "Measured": _measured(r), "The bound's": number(r.limit, 2),
              "": "not measured" if r.met is None else "met" if r.met else "**missed**"}
             for target, r in zip(results.preset.targets, data.itertuples())]
-    notes = ["The aims are those of the study's plan; those of `+taylor` and `+gated`, later additions, are their plain models'. Figures are those of `summary.json`, square brackets their 95% intervals, round ones the mode that a speed was measured in; within so many minutes the best of "
+    notes = ["The aims are those of the study's plan; those of `+taylor` and `+gated`, later additions, are their plain models'. Figures are those of `summary.json`, square brackets their 95% intervals, round ones the model, the mode that a speed was measured in, or lowest and highest over n seeds; within so many minutes the best of "
              f"what was tried, at {FEWEST_PAIRS} seeds or more, which the same scores choose. *The bound*: the "
              "same model with no mixing at all; no mixer can pass it. A hybrid's attention may be in any layers."]
     if not rows:
@@ -70,10 +70,18 @@ def _aim(target: Target) -> str:
     return " and ".join(f"{word} {value:g}" for word, value in (("at least", target.least), ("at most", target.most)) if value is not None)
 
 
+def _by(at: str, name: str, beside: dict[str, Any]) -> str | None:
+    if model := next((part for part in at.split("/") if "@" in part), None):
+        return f"`{model}`"
+    if "lowest" in beside:
+        return f"{number(beside['lowest'], 2)} to {number(beside['highest'], 2)}, n={beside['n']}"
+    return beside.get("peer_mode" if name == "vs_best_peer" else "mode")
+
+
 def _measured(row: Any) -> str:
     if pd.isna(row.value):
         return NONE
-    by = next((f" (`{name}`)" for name in row.at.split("/") if "@" in name), f" ({row.mode})" if isinstance(row.mode, str) else "")
+    by = f" ({row.by})" if isinstance(row.by, str) else ""
     close = round(row.value, 3) in (row.least, row.most) and not row.met  # rounded it would look met
     bounds = "" if pd.isna(row.low) else f" [{number(row.low, 2)}, {number(row.high, 2)}]"
     return "at least " * row.at_least + number(row.value, 5 if close else 3) + bounds + by

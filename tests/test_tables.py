@@ -632,6 +632,12 @@ def test_targets_are_met_missed_or_not_measured(made):
     assert "| at least 1.8 | 1.500 (eager) | 1.60 | **missed** |" in text and "not measured" in text and "0.750 [0.75, 0.75] (`hybrid-2@2min`)" in text
 
 
+def test_a_target_of_few_seeds_shows_their_spread(made, monkeypatch):
+    pace = {"vs_bert": 1.33, "lowest": 1.1, "highest": 1.56, "n": 2, "device": "test GPU"}
+    monkeypatch.setattr(tables_targets, "figures", lambda results: {"throughput": {"rte": {"fnet": pace}}})
+    assert "| at least 1.3 | 1.330 (1.10 to 1.56, n=2) | – | met |" in tables_targets.table(made(*study_records())).markdown()
+
+
 def test_targets_pass_over_models_whose_minutes_are_not_known(made, monkeypatch):
     found = {"quality": {"cola": {"fnet@2min": {"mean": 0.9, "recovery": 0.9}}}}
     monkeypatch.setattr(tables_targets, "figures", lambda results: found)
