@@ -33,7 +33,8 @@ from . import breakdown, efficiency, flops
 from .contender import KINDS, Setting, real_tokens
 from .efficiency import rounds, spread
 from .mixers.folded import FOLDED_MASKED_MAX_LENGTH, fold_projections, folded_mix, plan_folded
-from .mixers.fourier import fourier_mix, hidden_dft, plan_fourier, with_whole_spectrum
+from .mixers.fourier import fourier_mix, hidden_dft, plan_fourier
+from .mixers.whole import with_whole_spectrum
 from .params import EfficiencyParams, parse_shape
 from .plots import STYLE, _empty, _finish, _panels
 from .provenance import code, environment, now

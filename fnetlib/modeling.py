@@ -25,12 +25,11 @@ from .config import FILTERS, FNetBertConfig
 from .mixers import MIXERS, Sequence
 from .mixers.filter import FilterMixer, plan_filter
 from .mixers.folded import FoldedPlan, fold_projections, folded_mix, fourier_backend, plan_folded
-from .mixers.fourier import (
-    FourierMixer, hidden_dft, matrix_dtype, plan_fourier, takes_whole_spectrum, with_whole_spectrum,
-)
+from .mixers.fourier import FourierMixer, hidden_dft, matrix_dtype, plan_fourier
 from .mixers.aft import AttentionFreeMixer
 from .mixers.gated import GatedFilterMixer
 from .mixers.taylor import TaylorMixer
+from .mixers.whole import join_projections, joined_mix, plan_whole, takes_whole_spectrum
 
 
 class MixingSublayer(nn.Module):
@@ -50,34 +49,43 @@ class MixingSublayer(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor, sequence: Sequence) -> torch.Tensor:
         """`[batch, seq, hidden]` -> `[batch, seq, hidden]`."""
-        if self.folds(sequence):
-            projection = folded_projections([self], sequence, hidden_states)[0] if sequence.projection is None else sequence.projection
-            projected = folded_mix(hidden_states, sequence.fourier[0], projection, self.output.dense.bias)
+        if self.mixes_projected(sequence):
+            plan, projection = sequence.fourier[0], sequence.projection
+            if projection is None:
+                projection = mixed_projections([self], sequence, hidden_states)[0]
+            mix = folded_mix if isinstance(plan, FoldedPlan) else joined_mix
+            projected = mix(hidden_states, plan, projection, self.output.dense.bias)
             return self.output.LayerNorm(self.output.dropout(projected) + hidden_states)
         mixed = self.self(hidden_states, sequence)
         if self.gain is not None:
             mixed = mixed * self.gain
         return self.output(mixed, hidden_states)
 
-    def folds(self, sequence: Sequence) -> bool:
-        """Whether mixing, gain and projection are one: what `self.output` would do is done here, see `mixers/folded.py`. Not where
-        something was put in the place of the projection, or into its call (adapters, pruning, offloading)."""
-        if not isinstance(self.self, FourierMixer) or not isinstance(sequence.fourier[0], FoldedPlan):
+    def mixes_projected(self, sequence: Sequence) -> bool:
+        """Whether mixing, gain and projection are one: what `self.output` would do is done here, see `mixers/folded.py` and
+        `mixers/whole.py`. Not where something was put in the place of the projection, or into its call (adapters, pruning, offloading)."""
+        if not isinstance(self.self, FourierMixer):
+            return False
+        plan = sequence.fourier[0]
+        if not isinstance(plan, FoldedPlan) and not plan.joined:
             return False
         dense = self.output.dense
         return type(dense) is nn.Linear and not (dense._forward_pre_hooks or dense._forward_hooks or hasattr(dense, "_hf_hook"))
 
     def is_frozen(self) -> bool:
-        """Whether what is folded rests: the projection's weights and the gain."""
+        """Whether what is mixed rests: the projection's weights and the gain."""
         return not self.output.dense.weight.requires_grad and (self.gain is None or not self.gain.requires_grad)
 
 
-def folded_projections(layers: list[MixingSublayer], sequence: Sequence, hidden_states: torch.Tensor) -> torch.Tensor:
-    """`fold_projections` of layers that fold, `[layers, 2, rows, hidden]`; hidden_states: what is mixed."""
+def mixed_projections(layers: list[MixingSublayer], sequence: Sequence, hidden_states: torch.Tensor) -> torch.Tensor:
+    """`fold_projections` or `join_projections` of layers that project as they mix; hidden_states: what is mixed."""
     weights = torch.stack([layer.output.dense.weight for layer in layers])
     if layers[0].gain is not None:
         weights = weights * torch.stack([layer.gain for layer in layers])[:, None]
-    return fold_projections(weights, *sequence.fourier, matrix_dtype(hidden_states))
+    plan, hidden_matrices = sequence.fourier
+    if isinstance(plan, FoldedPlan):
+        return fold_projections(weights, plan, hidden_matrices, matrix_dtype(hidden_states))
+    return join_projections(weights, plan)
 
 
 class ResidualNorm(nn.Module):
@@ -135,10 +143,10 @@ class FNetBertEncoder(nn.Module):
                                       torch.is_grad_enabled())
             if backend == "folded":
                 plan = plan_folded(length, width, masked, config.fourier_norm, device, dtype)
+            elif backend == "matmul" and takes_whole_spectrum(hidden_states, dtype):
+                plan = plan_whole(hidden_states.shape, masked, config.fourier_norm, hidden_matrices, dtype, config.output_projection)
             else:
                 plan = plan_fourier(length, width, masked, config.fourier_norm, backend, device, dtype)
-                if plan.cos is not None and takes_whole_spectrum(hidden_states, dtype):
-                    plan = with_whole_spectrum(plan, hidden_matrices)
             fourier = (plan, hidden_matrices)
         if set(FILTERS) & set(config.mixers):
             everything = torch.ones(hidden_states.shape[:2], dtype=torch.bool, device=hidden_states.device)
@@ -160,18 +168,18 @@ class FNetBertEncoder(nn.Module):
         return states
 
     def projections(self, hidden_states: torch.Tensor, sequence: Sequence) -> list[torch.Tensor | None]:
-        """Each layer's folded projection, made of all at once; None where it does not fold, or must make its own.
+        """Each layer's projection as mixing takes it, made of all at once; None where it is not, or must make its own.
 
         It must where its weights can only be read in its own forward pass (sharded, or on several devices), and where that
         pass is run again on its own (checkpointing). A frozen layer's is detached: no gradient goes further down for its sake.
         """
-        folding = [layer.attention for layer in self.layer if layer.attention.folds(sequence)]
-        weights = [layer.output.dense.weight for layer in folding]
+        layers = [layer.attention for layer in self.layer if layer.attention.mixes_projected(sequence)]
+        weights = [layer.output.dense.weight for layer in layers]
         plain = all(type(weight) is nn.Parameter for weight in weights) and len({weight.device for weight in weights}) == 1
         if not plain or self.training and any(layer.gradient_checkpointing for layer in self.layer):
             return [None] * len(self.layer)
         made = {layer: own.detach() if layer.is_frozen() else own
-                for layer, own in zip(folding, folded_projections(folding, sequence, hidden_states))}
+                for layer, own in zip(layers, mixed_projections(layers, sequence, hidden_states))}
         return [made.get(layer.attention) for layer in self.layer]
 
 

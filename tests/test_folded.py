@@ -258,7 +258,7 @@ def test_what_stands_in_the_projections_place_is_called(tiny_config):
     hook = layer.output.dense.register_forward_hook(lambda *_: called.append(1))
     torch.testing.assert_close(torch.stack(encoder(hidden, None)), plain, atol=1e-5, rtol=1e-4)
     hook.remove()
-    assert called and layer.folds(encoder.sequence(hidden, None))
+    assert called and layer.mixes_projected(encoder.sequence(hidden, None))
     layer.output.dense.__class__ = Adapted
     assert not torch.allclose(encoder(hidden, None)[1], plain[1], atol=1e-2)
     assert [p is None for p in encoder.projections(hidden, encoder.sequence(hidden, None))] == [True] + [False] * (len(encoder.layer) - 1)

@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 
 import fnetlib
 from fnetlib.mixers import MIXERS, Sequence
-from fnetlib.mixers import fourier
-from fnetlib.mixers.fourier import choose_backend, fourier_mix, hidden_dft, plan_fourier, with_whole_spectrum
+from fnetlib.mixers import whole
+from fnetlib.mixers.fourier import choose_backend, fourier_mix, hidden_dft, plan_fourier
+from fnetlib.mixers.whole import plan_whole, with_whole_spectrum
 
-BACKENDS = ("fft", "matmul", "whole")  # whole: matmul without half of the spectrum
+BACKENDS = ("fft", "matmul", "whole", "kept")  # whole: matmul without half of the spectrum; kept: its matrices looked up
 NORMS = ("backward", "ortho")
 
 
@@ -21,6 +22,8 @@ def reference(x: torch.Tensor, norm: str) -> np.ndarray:
 
 def mix(x: torch.Tensor, norm: str, backend: str, real: torch.Tensor | None = None) -> torch.Tensor:
     length, width = x.shape[1:]
+    if backend == "kept":
+        return fourier_mix(x, plan_whole(x.shape, real, norm, hidden_dft(width), x.dtype), hidden_dft(width))
     plan = plan_fourier(length, width, real, norm, {"whole": "matmul"}.get(backend, backend), dtype=x.dtype)
     if backend == "whole":
         plan = with_whole_spectrum(plan, hidden_dft(width))
@@ -119,7 +122,7 @@ def test_auto_takes_matrices_when_short_and_ffts_when_long():
 
 def test_few_tokens_on_a_gpu_take_the_whole_spectrum(tiny_config, monkeypatch):
     """Forced here, where there is no GPU: the model's states stay the same."""
-    assert not fourier.takes_whole_spectrum(torch.ones(1, 2, 4), torch.float32)
+    assert not whole.takes_whole_spectrum(torch.ones(1, 2, 4), torch.float32)
     config = fnetlib.FNetBertConfig(**{**tiny_config.to_dict(), "mixers": ["fourier"] * 4, "padding": "mask"})
     model, mask = fnetlib.FNetBertModel(config).eval(), torch.tensor([[1] * 9, [1] * 5 + [0] * 4])
     with torch.no_grad():
@@ -139,9 +142,9 @@ def test_where_launches_decide_and_where_work_does():
         def numel(self):
             return int(np.prod(self.shape))
 
-    assert fourier.takes_whole_spectrum(OnGpu(16, 64, 384), torch.float32)
-    assert not fourier.takes_whole_spectrum(OnGpu(64, 512, 768), torch.float32)
-    half = {n: fourier.takes_whole_spectrum(OnGpu(32768 // n, n, 768), torch.bfloat16) for n in (512, 2048, 8192)}
+    assert whole.takes_whole_spectrum(OnGpu(16, 64, 384), torch.float32)
+    assert not whole.takes_whole_spectrum(OnGpu(64, 512, 768), torch.float32)
+    half = {n: whole.takes_whole_spectrum(OnGpu(32768 // n, n, 768), torch.bfloat16) for n in (512, 2048, 8192)}
     assert half == {512: True, 2048: True, 8192: False}
 
 

@@ -15,7 +15,7 @@ class Sequence(NamedTuple):
     fourier: the sequence axis' transform, a `FourierPlan` or `FoldedPlan`, and the hidden axis' matrices; None where no layer is a
         Fourier layer.
     filter: which tokens are inner, first and last, a `FilterPlan`; None where no layer has filters.
-    projection: not shared: this layer's, of `folded.fold_projections`; None: it makes its own if it needs it.
+    projection: not shared: this layer's, of `folded.fold_projections` or `whole.join_projections`; None: it makes its own if it needs it.
     """
 
     real: torch.Tensor | None = None

@@ -30,7 +30,8 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-from .fourier import MATMUL_MAX_LENGTH, choose_backend, few_tokens, matrix_dtype
+from .fourier import MATMUL_MAX_LENGTH, choose_backend, is_traced, matrix_dtype
+from .whole import few_tokens
 
 # In half precision on a GPU, by 04_efficiency on an H200, layers compiled: the longest sequences that are folded in training, in
 # inference, and with a mask. Beyond, FFTs are faster: in inference at 16,384 .782 of the speed without mixing, folded .737. (In
@@ -249,8 +250,7 @@ def plan_folded(length: int, width: int, real: torch.Tensor | None, norm: str, d
         own, matrices = OwnFolds.of(real, lengths, rows), cosines_and_sines(rows, lengths[..., None])
         return FoldedPlan((Part(own, own, tuple((matrix * scale).to(dtype) for matrix in matrices)),), columns)
     scale, decimated = (length * width) ** -0.5 if norm == "ortho" else 1.0, is_decimated(length, decimated)
-    traced = torch.compiler.is_compiling() or type(torch.empty(0)) is not torch.Tensor  # tensors that stand for others are not kept
-    make = matrices_of.__wrapped__ if traced else matrices_of
+    make = matrices_of.__wrapped__ if is_traced() else matrices_of
     (first, *odd), matrices = token_folds(length, decimated), make(length, decimated, scale, torch.device(device or "cpu"), dtype)
     parts = [Part(first, first, matrices[0], 0 if odd else None)]
     parts += [Part(own, Fold(own.places, own.rows, odd=1), matrices[1], 1) for own in odd]

@@ -8,8 +8,7 @@ that its output does not depend on how far it is padded; padded positions come o
 
 Two backends, same numbers: `fft` (torch.fft in float32; with a mask, Bluestein's chirp gives every example its own
 length in one batched transform, O(n log n)), and `matmul` (real DFT matrices in the tensor's own dtype: no complex
-numbers, so it runs in half precision and exports). A GPU takes the whole spectrum in two products where tokens are few, each
-kernel costing its launch, and in half precision up to some thousand tokens: half of the spectrum needs more kernels.
+numbers, so it runs in half precision and exports). When a GPU takes the whole spectrum instead of half of it, see `whole.py`.
 """
 
 from __future__ import annotations
@@ -29,10 +28,6 @@ MATMUL_MAX_LENGTH = 512
 # In half precision on an H200, 32,768 tokens a step: without a mask FFTs are faster from between 2,048 and 8,192 tokens on. With
 # one, matrices still are at 16,384, but every example's own take memory that grows with the square of the length.
 HALF_MAX_LENGTH = 4096
-# There the whole of the hidden spectrum in two large products is sooner done than half of it in more of them, up to here.
-WHOLE_MAX_LENGTH = 2048
-# So many multiplications that half of the spectrum would save, or fewer: a GPU is done sooner with the whole of it.
-WHOLE_MAX_EXTRA = 1e9
 
 
 class FourierPlan(NamedTuple):
@@ -40,7 +35,7 @@ class FourierPlan(NamedTuple):
 
     cos, sin: `[batch or 1, seq, seq]`, scaled (backend `matmul`, half of the hidden spectrum).
     rows: `[batch or 1, seq, 2 seq]`, cosine and −sine columns in turn, and columns: `[hidden, 2 hidden]`, cosines beside
-    sines (backend `matmul`, the whole of it).
+    sines (backend `matmul`, the whole of it); joined: the layers' projections are within the columns, see `whole.py`.
     chirp: `[batch, seq]` complex, w_j = exp(−iπ j²/L); kernel: its circular convolution's transform `[batch, m]`.
     mirror: `[batch, seq]` index of −k mod L, for the mirrored half of the hidden spectrum.
     order, rank: `[batch, seq]` move real tokens to the front and back again.
@@ -52,6 +47,7 @@ class FourierPlan(NamedTuple):
     sin: torch.Tensor | None = None
     rows: torch.Tensor | None = None
     columns: torch.Tensor | None = None
+    joined: bool = False
     chirp: torch.Tensor | None = None
     kernel: torch.Tensor | None = None
     mirror: torch.Tensor | None = None
@@ -68,29 +64,9 @@ def hidden_dft(width: int, device=None) -> tuple[torch.Tensor, torch.Tensor]:
     return tuple(F.pad(matrix.float(), (0, -half % 8)) for matrix in (angle.cos(), angle.sin()))
 
 
-def whole_hidden_dft(hidden_matrices: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    """C_d beside S_d, `[width, 2 width]`, from half of each: column d − l is column l, of S_d its negative."""
-    width = hidden_matrices[0].shape[0]
-    half = [matrix[:, : width // 2 + 1] for matrix in hidden_matrices]
-    rest = [matrix[:, 1: (width + 1) // 2].flip(1) for matrix in hidden_matrices]
-    return torch.cat([half[0], rest[0], half[1], -rest[1]], 1)
-
-
-def with_whole_spectrum(plan: FourierPlan, hidden_matrices: tuple[torch.Tensor, torch.Tensor]) -> FourierPlan:
-    """A plan of real matrices for the whole hidden spectrum at once: [C_n, −S_n] times [X C_d; X S_d]."""
-    rows = torch.stack([plan.cos, -plan.sin], -1).flatten(2)
-    return FourierPlan(plan.scale, rows=rows, columns=whole_hidden_dft(hidden_matrices).to(rows.dtype))
-
-
-def few_tokens(batch: int, length: int, width: int) -> bool:
-    """Whether a GPU's work is so little that the number of kernels decides."""
-    return batch * length * width * (length + width) <= WHOLE_MAX_EXTRA
-
-
-def takes_whole_spectrum(x: torch.Tensor, dtype: torch.dtype) -> bool:
-    """Whether real matrices transform `[batch, seq, hidden]` by the whole hidden spectrum; dtype: the matrices'. (FLOPs are
-    counted for half of it all the same.)"""
-    return x.is_cuda and (few_tokens(*x.shape) or dtype != torch.float32 and x.shape[1] <= WHOLE_MAX_LENGTH)
+def is_traced() -> bool:
+    """Whether tensors stand for others, of a graph that is being made: they are not to be kept for the next batch."""
+    return torch.compiler.is_compiling() or type(torch.empty(0)) is not torch.Tensor
 
 
 def matrix_dtype(x: torch.Tensor) -> torch.dtype:
@@ -104,7 +80,7 @@ def choose_backend(backend: str, length: int, masked: bool = True, device: str =
     """How a sequence axis is transformed, `fft` or `matmul`. `folded`: by matrices up to MATMUL_MAX_LENGTH, by FFTs beyond.
 
     `auto`, by what 04_efficiency measured: in float32 by FFTs where no example has a length of its own (on a GPU unless
-    there are few tokens, see `few_tokens`), else like `folded`; in half precision on a GPU by matrices up to
+    there are few tokens, see `whole.few_tokens`), else like `folded`; in half precision on a GPU by matrices up to
     HALF_MAX_LENGTH, the tensor cores' work.
     """
     if backend in ("fft", "matmul"):

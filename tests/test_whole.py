@@ -1,0 +1,118 @@
+"""The whole spectrum with few tokens, as a GPU takes it: matrices looked up, projections joined; against the other backends."""
+
+import pytest
+import torch
+
+from fnetlib import FNetBertForMaskedLM, modeling
+from fnetlib.mixers import whole
+from fnetlib.mixers.fourier import hidden_dft, plan_fourier
+from fnetlib.mixers.whole import join_projections, joined_mix, plan_whole, rows_of_all_lengths, with_whole_spectrum
+
+from test_modeling import inputs, student
+
+
+@pytest.fixture
+def on_gpu(monkeypatch):
+    """As there, with few tokens."""
+    monkeypatch.setattr(modeling, "takes_whole_spectrum", lambda x, dtype: True)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("name", ["fnet", "fnet-naive", "fnet-no-mask", "fnet-paper", "fnet-paper+gain", "hybrid-2", "hybrid-2+filter"])
+def test_models_agree_with_ffts_in_values_and_gradients(tiny_config, on_gpu, name, padded):
+    batch = inputs(length=13, padded=padded)
+    states, gradients = [], []
+    for backend in ("fft", "matmul"):
+        model = student(tiny_config, name, FNetBertForMaskedLM, backend=backend)
+        output = model(**batch, labels=batch["input_ids"], output_hidden_states=True)
+        output.loss.backward()
+        states.append(torch.stack(output.hidden_states))
+        gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+    torch.testing.assert_close(*states, atol=2e-5, rtol=1e-4)
+    assert gradients[0].keys() == gradients[1].keys()
+    for parameter, ours in gradients[1].items():
+        scale = float(gradients[0][parameter].abs().max())
+        torch.testing.assert_close(ours, gradients[0][parameter], atol=2e-4 * scale + 1e-7, rtol=0, msg=parameter)
+
+
+def test_no_layer_projects_by_itself_and_without_a_projection_none_is_joined(tiny_config, on_gpu):
+    hidden = torch.randn(2, 12, tiny_config.hidden_size)
+    for name, joined in (("fnet", True), ("fnet-paper", False)):
+        encoder = student(tiny_config, name, backend="matmul").bert.encoder
+        sequence = encoder.sequence(hidden, None)
+        assert sequence.fourier[0].joined == joined
+        assert [p is not None for p in encoder.projections(hidden, sequence)] == [joined] * len(encoder.layer)
+    plain = student(tiny_config, "fnet", backend="fft").bert.encoder
+    assert plain.projections(hidden, plain.sequence(hidden, None)) == [None] * len(plain.layer)
+
+
+def test_wide_models_and_large_batches_are_not_joined():
+    """Few tokens of width 768 would pay for a product of 768 x 768 x 1,536 in every layer; many do not wait for launches."""
+    for shape, joined in (((16, 12, 384), True), ((16, 12, 768), False), ((64, 24, 768), True), ((64, 128, 384), False)):
+        assert plan_whole(shape, None, "ortho", hidden_dft(shape[2]), torch.float32, projects=True).joined == joined, shape
+        assert not plan_whole(shape, None, "ortho", hidden_dft(shape[2]), torch.float32, projects=False).joined
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_layers_make_their_own_where_none_are_given(tiny_config, on_gpu, frozen):
+    encoder = student(tiny_config, "fnet", backend="matmul").bert.encoder.requires_grad_(not frozen)
+    hidden, mask = torch.randn(3, 12, tiny_config.hidden_size), inputs(12)["attention_mask"][:3]
+    sequence, own = encoder.sequence(hidden, mask), [hidden]
+    for layer in encoder.layer:
+        own.append(layer(own[-1], sequence))
+    torch.testing.assert_close(torch.stack(encoder(hidden, mask)), torch.stack(own), atol=1e-6, rtol=1e-5)
+    assert own[-1].requires_grad == (not frozen)
+
+
+def test_frozen_layers_below_need_no_gradient(tiny_config, on_gpu):
+    model = student(tiny_config, "fnet", backend="matmul").bert.train()
+    for module in (model.embeddings, *model.encoder.layer[:2]):
+        module.requires_grad_(False)
+    states = model(**inputs(12), output_hidden_states=True).hidden_states
+    assert [s.requires_grad for s in states] == [False] * 3 + [True] * (len(states) - 3)
+
+
+def test_a_hooked_projection_is_called(tiny_config, on_gpu):
+    encoder, called = student(tiny_config, "fnet", backend="matmul").bert.encoder, []
+    hidden = torch.randn(2, 12, tiny_config.hidden_size)
+    wanted = torch.stack(encoder(hidden, None))
+    encoder.layer[1].attention.output.dense.register_forward_hook(lambda *_: called.append(1))
+    torch.testing.assert_close(torch.stack(encoder(hidden, None)), wanted, atol=1e-5, rtol=1e-4)
+    assert called
+
+
+@pytest.mark.parametrize("norm", ["ortho", "backward"])
+def test_kept_matrices_are_those_that_would_be_computed(norm):
+    """Wherever the padding is, none real included; one table for all lengths up to a power of two."""
+    rows_of_all_lengths.cache_clear()
+    generator = torch.Generator().manual_seed(3)
+    for length in (5, 7, 8):
+        real = torch.rand(6, length, generator=generator) < 0.6
+        real[0], real[1] = True, False
+        for mask in (real, None):
+            kept = plan_whole((6, length, 12), mask, norm, hidden_dft(12), torch.float32)
+            plan = with_whole_spectrum(plan_fourier(length, 12, mask, norm, "matmul"), hidden_dft(12))
+            torch.testing.assert_close(kept.rows, plan.rows, atol=1e-6, rtol=1e-5)
+            torch.testing.assert_close(kept.columns, plan.columns, atol=1e-6, rtol=0)
+    assert rows_of_all_lengths.cache_info().misses == 1
+
+
+def test_what_inference_kept_serves_training(tiny_config, on_gpu):
+    rows_of_all_lengths.cache_clear()
+    whole.columns_of.cache_clear()
+    model, batch = student(tiny_config, "fnet", backend="matmul"), inputs(12)
+    with torch.inference_mode():
+        model(**batch)
+    model(**batch).logits.sum().backward()
+    assert model.bert.encoder.layer[0].attention.output.dense.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("dtype, bound", [(torch.bfloat16, 1.5e-2), (torch.float16, 2e-3)])
+def test_half_precision_within_a_stated_bound(dtype, bound):
+    generator = torch.Generator().manual_seed(1)
+    x, weight = torch.randn(2, 24, 48, generator=generator), torch.randn(1, 32, 48, generator=generator)
+    bias = torch.randn(32, generator=generator)
+    plan = plan_whole(x.shape, None, "ortho", hidden_dft(48), dtype)
+    out = joined_mix(x.to(dtype), plan, join_projections(weight, plan)[0], bias)
+    wanted = torch.fft.fft2(x.double(), norm="ortho").real @ weight[0].double().T + bias.double()
+    assert out.dtype == dtype and float((out.double() - wanted).norm() / wanted.norm()) < bound
