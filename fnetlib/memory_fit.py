@@ -21,21 +21,38 @@ GB = 10**9  # as a GPU's size is advertised: one of 140 GB has no 140 GiB
 RESERVED = 1.0  # GB that the driver and the libraries take before the first tensor
 STEP = 128  # lengths are multiples
 START, LIMIT, RATIO = 512, 2**20, 1.05
+FASTEST = 8  # so many times as long as the last that fits the next may be: what few tokens take says little of many
 
 
-def longest(fits: Callable[[int], bool], start: int = START, limit: int = LIMIT, ratio: float = RATIO) -> int:
+def longest(needs: Callable[[int], float | None], allowed: float, start: int = START, limit: int = LIMIT, ratio: float = RATIO) -> int:
     """The largest multiple of STEP that fits, up to `ratio`; 0 if even `start` does not. What is shorter than a length that
-    fits must fit. Doubles from `start`, then bisects."""
-    low, high = 0, start
-    while high <= limit and fits(high):
-        low, high = high, 2 * high
-    if not low or high > limit:
-        return low
-    while high > max(ratio * low, low + STEP):
-        middle = STEP * round(math.sqrt(low * high) / STEP)
-        middle = min(max(middle, low + STEP), high - STEP)
-        low, high = (middle, high) if fits(middle) else (low, middle)
+    fits must fit.
+
+    needs: the bytes that a length takes, None where it does not fit; allowed: the bytes that there are. Attention's time grows with
+    the square of the length and memory nearly with the length, so few long sequences are tried: the line through the last two that
+    fit says where the next would end.
+    """
+    low, high, failed, known, following = 0, 0, 0, [], start  # high: the shortest that does not fit, 0 before there is one
+    while low < limit:
+        taken = needs(following)
+        if taken is None:
+            high, failed = following, failed + 1
+        else:
+            low, known = following, [*known[-1:], (following, taken)]
+        if not low or high and high <= max(ratio * low, low + STEP):
+            break
+        if high:  # one step below a guess that was too long, then bisection
+            aim = high / ratio if failed == 1 else math.sqrt(low * high)
+        else:
+            aim = min(max(_end(known, allowed) / math.sqrt(ratio), ratio * low), FASTEST * low, limit)
+        following = max(STEP * int(aim / STEP), low + STEP)
     return low
+
+
+def _end(known: list[tuple[int, float]], allowed: float) -> float:
+    """Where the line through two (length, bytes) meets what is allowed; infinite where there is none."""
+    (n, taken), (m, more) = known[0], known[-1]
+    return m + (allowed - more) * (m - n) / (more - taken) if more > taken else math.inf
 
 
 def measure(params: EfficiencyParams, store: RecordStore, sizes_gb: list[int]) -> list[Record]:
@@ -75,14 +92,15 @@ def _search(params: EfficiencyParams, model: str, size: int, name: str, total: i
     started, allowed, error, tried = now(), (size - RESERVED) * GB, None, {}
     precision = params.precisions.split(",")[0]
 
-    def fits(length: int) -> bool:
-        tried[length] = trains(params, model, length, precision)
-        return tried[length]
+    def needs(length: int) -> int | None:
+        taken = trains(params, model, length, precision)
+        tried[length] = taken is not None
+        return taken
 
     torch.cuda.set_per_process_memory_fraction(min(1.0, allowed / total))
     try:
         with efficiency._products(precision):
-            found = longest(fits)
+            found = longest(needs, allowed)
     except Exception as reason:  # a model that cannot run at all is no reason to lose the others
         found, error = None, f"{type(reason).__name__}: {(str(reason).strip() or 'no message').splitlines()[0][:300]}"
     finally:
@@ -94,19 +112,21 @@ def _search(params: EfficiencyParams, model: str, size: int, name: str, total: i
                   env=environment("cuda", precision), code=code(), started=started, ended=now())
 
 
-def trains(params: EfficiencyParams, model: str, length: int, precision: str) -> bool:
-    """Whether two training steps of one sequence run; the second holds the optimiser's state too."""
+def trains(params: EfficiencyParams, model: str, length: int, precision: str) -> int | None:
+    """The peak in bytes of two training steps of one sequence, None where they run out of memory; the second holds the optimiser's
+    state too."""
     contender = Contender(model, efficiency.model_config(params, model, length), Setting(length, 1, precision, "eager", "cuda"),
                           params.seed)
     try:
+        torch.cuda.reset_peak_memory_stats()
         contender.build()
         contender.prepare("train")
         for _ in range(2):
             contender.step("train")
         torch.cuda.synchronize()
-        return True
+        return torch.cuda.max_memory_reserved()
     except torch.OutOfMemoryError:
-        return False
+        return None
     finally:
         contender.drop()
         efficiency._free("cuda")

@@ -269,8 +269,8 @@ def task_distilled(record: Record) -> list[str]:
 
 def task_minutes(record: Record, others: Iterable[Record]) -> float:
     """Minutes of task distillation, all of it: the teacher's fine-tuning, then the student's epochs on its states and on its
-    predictions. 0 where nothing was distilled. By the fastest pace that was seen of its kind; where no run of its kind was
-    alone on the device, its own: an upper bound, or what is known of it if it was resumed."""
+    predictions. 0 where nothing was distilled. By the fastest pace that was seen of its kind, alone on the device or not: sharing
+    one only slows a run down, so it is an upper bound where none was alone. Of a kind never timed from the start: what is known."""
     if not task_distilled(record) or not record.timing or record.data is None:
         return 0.0
 
@@ -282,10 +282,9 @@ def task_minutes(record: Record, others: Iterable[Record]) -> float:
         return [(r.timing.get("task_teacher_s") or 0, (r.params.get("expert_epochs") or epochs) * size),
                 (r.timing.get("task_states_s") or 0, r.params["distill_epochs"] * size), (r.timing.get("wall_s") or 0, epochs * size)]
 
-    same = [r for r in others if _task_timed(r) and kind(r) == kind(record)]
-    if all(r.timing["shared"] for r in same):
+    known = [parts(r) for r in (record, *others) if _task_timed(r) and kind(r) == kind(record)]
+    if not known:
         return sum(seconds for seconds, _ in parts(record)) / 60
-    known = [parts(r) for r in ([record] if _task_timed(record) else []) + same]
     return sum(min(seconds / seen for seconds, seen in part) * wanted for part, (_, wanted) in zip(zip(*known), parts(record))) / 60
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from .config import RECIPES, REPAIRS
-from .params import PRECISIONS, TASKS
+from .params import EXTRAS, PRECISIONS, TASKS
 from .plan import current
 from .presets import Preset, load_preset
 from .provenance import find_root
@@ -254,8 +254,14 @@ def labels(records: list[Record], teachers: Iterable[Any] | None = None) -> list
         differing = [key for key in keys if len({repr(values.get(key)) for values in found.values()}) > 1]
         for i, values in found.items():
             if differing:
-                names[i] += f" [{', '.join(f'{key}={values.get(key)}' for key in differing)}]"
+                names[i] += f" [{', '.join(f'{key}={_setting(values, key)}' for key in differing)}]"
     return names
+
+
+def _setting(values: dict[str, Any], key: str) -> Any:
+    """What a parameter was; a default is no part of a record, and task distillation without a rate of its own has the learning rate."""
+    value = values.get(key, EXTRAS.get(key))
+    return value or values.get("learning_rate") if key == "distill_rate" else value
 
 
 def where(runs: pd.DataFrame, keep: Callable[[Any], bool]) -> pd.DataFrame:

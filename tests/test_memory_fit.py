@@ -16,15 +16,24 @@ from fnetlib.records import RecordStore
 PARAMS = EfficiencyParams.parse({"models": "bert,fnet,bigbird,fnet:padded", "precisions": "bf16,fp32", "fit_gb": "16,140,900"})
 
 
-@given(most=st.integers(0, 2 * LIMIT))
-def test_the_search_brackets_any_threshold(most):
+@given(most=st.integers(0, 2 * LIMIT), power=st.sampled_from([0.0, 0.8, 1.0, 1.3, 2.0]))
+def test_the_search_brackets_any_threshold(most, power):
+    """However memory grows with the length, or if it tells nothing at all."""
     tried = []
-    found = longest(lambda n: tried.append(n) or n <= most)
+    found = longest(lambda n: tried.append(n) or (n**power if n <= most else None), most**power)
     assert len(tried) == len(set(tried)) < 25 and all(n % STEP == 0 for n in tried)
     if most < START:
         assert found == 0
     else:
         assert found <= most and (found >= LIMIT or max(RATIO * found, found + STEP) + 1 > most)
+
+
+@given(most=st.integers(2**14, LIMIT), base=st.floats(1e8, 5e9), slope=st.floats(1e4, 1e6))
+def test_where_memory_grows_linearly_few_long_sequences_are_tried(most, base, slope):
+    """They take minutes where time grows with the square."""
+    tried = []
+    longest(lambda n: tried.append(n) or (base + slope * n if n <= most else None), base + slope * most)
+    assert sum(n > 0.5 * most for n in tried) <= 4
 
 
 @pytest.fixture
@@ -42,7 +51,8 @@ def gpu(monkeypatch):
         assert precision == "bf16"
         if model == "bigbird":
             raise RuntimeError("no kernel")
-        return length * 2**20 / (1 if model == "bert" else 2) <= limits[-1] * total
+        taken = length * 2**20 // (1 if model == "bert" else 2)
+        return taken if taken <= limits[-1] * total else None
 
     monkeypatch.setattr(memory_fit, "trains", trains)
     return limits
@@ -94,9 +104,10 @@ def test_only_memory_that_ran_out_means_that_it_does_not_fit(monkeypatch):
             steps.append("dropped")
 
     monkeypatch.setattr(memory_fit, "Contender", Fake)
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
-    assert not memory_fit.trains(PARAMS, "fnet", 640, "bf16") and steps == ["train", "train", "dropped"]
-    assert memory_fit.trains(PARAMS, "fnet", 640, "bf16")
+    for name, value in (("synchronize", None), ("reset_peak_memory_stats", None), ("max_memory_reserved", 7)):
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    assert memory_fit.trains(PARAMS, "fnet", 640, "bf16") is None and steps == ["train", "train", "dropped"]
+    assert memory_fit.trains(PARAMS, "fnet", 640, "bf16") == 7
     monkeypatch.setattr(Fake, "build", lambda self: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         memory_fit.trains(PARAMS, "fnet", 640, "bf16")

@@ -115,6 +115,7 @@ def test_minutes_of_task_distillation_follow_the_pace_alone_on_the_device():
     assert task_minutes(finetune_record("qnli", "fnet", 1, 0.7), [alone]) == 0
     faster = distilled(300.0)  # shared too: tells more than a short run alone, half of it start
     assert task_minutes(shared, [shared, faster, distilled(30.0, shared=False, size=40)]) == 15
+    assert task_minutes(shared, [shared, faster]) == 15  # and where none of the kind was alone, it is the lower bound of two
 
 
 def test_minutes_of_a_resumed_or_failed_task_distillation_lower_nobodys(tmp_path):
