@@ -24,7 +24,8 @@ from .fourier import FourierPlan, hidden_dft, is_traced, plan_fourier
 WHOLE_MAX_LENGTH = 2048
 # So many multiplications that half of the spectrum would save, or fewer: a GPU is done sooner with the whole of it.
 WHOLE_MAX_EXTRA = 1e9
-# So many multiplications more, a layer, or fewer: the projection is joined. (Width 384 with a handful of tokens: 1.1e8.)
+# So many multiplications more, a layer, or fewer: the projection is joined. Width 384 with a handful of tokens takes 1.1e8; of wider
+# models nothing was measured.
 JOINED_MAX_EXTRA = 2e8
 # Matrices of all lengths take memory that grows with the cube of the longest: 17 MB in float32 here.
 KEPT_MAX_LENGTH = 128
