@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fnetlib import FNetBertForMaskedLM, modeling
 from fnetlib.mixers import whole
@@ -116,3 +117,36 @@ def test_half_precision_within_a_stated_bound(dtype, bound):
     out = joined_mix(x.to(dtype), plan, join_projections(weight, plan)[0], bias)
     wanted = torch.fft.fft2(x.double(), norm="ortho").real @ weight[0].double().T + bias.double()
     assert out.dtype == dtype and float((out.double() - wanted).norm() / wanted.norm()) < bound
+
+
+class Operators(TorchDispatchMode):
+    """Counts those that compute; views cost a GPU nothing."""
+
+    VIEWS = {"view", "transpose", "t", "permute", "expand", "unsqueeze", "select", "slice", "detach", "_unsafe_view", "alias", "as_strided", "unbind"}
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function.__name__.split(".")[0] not in self.VIEWS
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_training_step_takes_fewer_operators(tiny_config, on_gpu, monkeypatch):
+    """Three a layer less at least, and of what layers share all but a few."""
+    counts, shared = [], []
+    for extra, longest in ((-float("inf"), 0), (whole.JOINED_MAX_EXTRA, whole.KEPT_MAX_LENGTH)):
+        monkeypatch.setattr(whole, "JOINED_MAX_EXTRA", extra)
+        monkeypatch.setattr(whole, "KEPT_MAX_LENGTH", longest)
+        model, batch = student(tiny_config, "fnet", FNetBertForMaskedLM, backend="matmul").train(), inputs(12)
+        model(**batch)  # matrices of these lengths are made
+        with Operators() as step:
+            model(**batch, labels=batch["input_ids"]).loss.backward()
+        with Operators() as sequence:
+            model.bert.encoder.sequence(torch.zeros(3, 12, tiny_config.hidden_size), batch["attention_mask"])
+        counts.append(step.count)
+        shared.append(sequence.count - 1)  # without the zeros
+    layers = tiny_config.num_hidden_layers
+    assert shared[1] <= 5 and shared[0] >= 20
+    assert counts[0] - counts[1] >= shared[0] - shared[1] + 3 * layers
