@@ -5,7 +5,7 @@
 Half of the spectrum, see `fourier.py`, takes half of the work and more kernels. The whole of it is sooner done where tokens are few, each
 kernel costing its launch, and in half precision up to some thousand tokens. Where they are few
 
-- matrices are looked up, not computed: a batch of short sentences has lengths that all batches have;
+- cosines and sines are looked up, not computed: a batch has lengths that others have had;
 - the projection (and gain) W is within the hidden axis' product, of all layers at once: C_d W beside S_d W. That is 2 d³
   multiplications a layer for the d² n batch ones that it saves.
 """
@@ -27,8 +27,6 @@ WHOLE_MAX_EXTRA = 1e9
 # So many multiplications more, a layer, or fewer: the projection is joined. Width 384 with a handful of tokens takes 1.1e8; of wider
 # models nothing was measured.
 JOINED_MAX_EXTRA = 2e8
-# Matrices of all lengths take memory that grows with the cube of the longest: 17 MB in float32 here.
-KEPT_MAX_LENGTH = 128
 
 
 def whole_hidden_dft(hidden_matrices: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
@@ -64,30 +62,29 @@ def plan_whole(shape: tuple[int, int, int], real: torch.Tensor | None, norm: str
     """
     (batch, length, width), few, device = shape, few_tokens(*shape), hidden_matrices[0].device
     joined = few and projects and (2 * width - batch * length) * width**2 <= JOINED_MAX_EXTRA
-    if not few or length > KEPT_MAX_LENGTH or is_traced():
+    if not few or is_traced():
         plan = plan_fourier(length, width, real, norm, "matmul", device, dtype)
         return with_whole_spectrum(plan, hidden_matrices)._replace(joined=joined)
-    kept = rows_of_all_lengths(1 << (length - 1).bit_length(), width, norm, device, dtype)
+    waves = waves_of_all_lengths(1 << (length - 1).bit_length(), width, norm, device, dtype)
     if real is None:
-        rows = kept[length, 1:length + 1, 1:length + 1][None]
-    else:  # the k-th real token has place k wherever the padding is, and padding has place 0
-        places = real.cumsum(1)
-        lengths, places = places[:, -1], places * real
-        rows = kept[lengths[:, None, None], places[:, :, None], places[:, None]]
+        place = torch.arange(length, device=device)[None]
+        rows = waves[length][place[..., None] * place % length]
+    else:  # the k-th real token has place k wherever the padding is
+        counted = real.cumsum(1)
+        lengths, place = counted[:, -1:, None].clamp(min=1), counted - 1
+        rows = waves[lengths, place[..., None] * place[:, None] % lengths] * (real[..., None] & real[:, None])[..., None]
     return FourierPlan(1.0, rows=rows.flatten(2), columns=columns_of(width, device, dtype), joined=joined)
 
 
 @functools.lru_cache(maxsize=16)
-def rows_of_all_lengths(longest: int, width: int, norm: str, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    """cos and −sin of 2π k j / n, scaled, at [n, k + 1, j + 1], for n up to `longest`; 0 where k or j is not below n, and at place 0:
-    `[longest + 1] * 3 + [2]`. Normal tensors whoever asks first, see `folded.matrices_of`."""
+def waves_of_all_lengths(longest: int, width: int, norm: str, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """cos and −sin of 2π m / n, scaled, at [n, m], for n up to `longest`: `[longest + 1, longest, 2]`. Normal tensors whoever asks
+    first, see `folded.matrices_of`."""
     with torch.inference_mode(False), torch.no_grad():
-        n = torch.arange(longest + 1, device=device)[:, None, None]
-        k = torch.arange(-1, longest, device=device)
-        angle = (k[:, None] * k % n.clamp(min=1)).float() * (2 * math.pi / n.clamp(min=1))  # integers keep the angle exact
-        inside = (k >= 0) & (k < n)
-        used = (inside & inside.mT) * ((n.clamp(min=1) * width).float().rsqrt() if norm == "ortho" else 1.0)
-        return torch.stack([angle.cos() * used, -angle.sin() * used], -1).to(dtype)
+        n = torch.arange(longest + 1, device=device)[:, None].clamp(min=1)
+        angle = (torch.arange(longest, device=device) % n).float() * (2 * math.pi / n)
+        scale = (n * width).float().rsqrt() if norm == "ortho" else 1.0
+        return torch.stack([angle.cos() * scale, -angle.sin() * scale], -1).to(dtype)
 
 
 @functools.lru_cache(maxsize=16)
