@@ -30,9 +30,9 @@ def longest(needs: Callable[[int], float | None], allowed: float, start: int = S
 
     needs: the bytes that a length takes, None where it does not fit; allowed: the bytes that there are. Attention's time grows with
     the square of the length and memory nearly with the length, so few long sequences are tried: the line through the last two that
-    fit says where the next would end.
+    fit says where the next would end. Where it ended too early, steps beyond it grow.
     """
-    low, high, failed, known, following = 0, 0, 0, [], start  # high: the shortest that does not fit, 0 before there is one
+    low, high, failed, known, following, step = 0, 0, 0, [], start, ratio  # high: the shortest that does not fit, 0 before there is one
     while low < limit:
         taken = needs(following)
         if taken is None:
@@ -42,9 +42,12 @@ def longest(needs: Callable[[int], float | None], allowed: float, start: int = S
         if not low or high and high <= max(ratio * low, low + STEP):
             break
         if high:  # one step below a guess that was too long, then bisection
-            aim = high / ratio if failed == 1 else math.sqrt(low * high)
+            aim = STEP * math.ceil(high / ratio / STEP) if failed == 1 else math.sqrt(low * high)
         else:
-            aim = min(max(_end(known, allowed) / math.sqrt(ratio), ratio * low), FASTEST * low, limit)
+            aim = _end(known, allowed) / math.sqrt(ratio)
+            if aim < step * low:
+                aim, step = step * low, step**2
+            aim = min(aim, FASTEST * low, limit)
         following = max(STEP * int(aim / STEP), low + STEP)
     return low
 
@@ -124,7 +127,7 @@ def trains(params: EfficiencyParams, model: str, length: int, precision: str) ->
         for _ in range(2):
             contender.step("train")
         torch.cuda.synchronize()
-        return torch.cuda.max_memory_reserved()
+        return torch.cuda.max_memory_allocated()
     except torch.OutOfMemoryError:
         return None
     finally:

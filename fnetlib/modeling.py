@@ -63,17 +63,17 @@ class MixingSublayer(nn.Module):
 
     def mixes_projected(self, sequence: Sequence) -> bool:
         """Whether mixing, gain and projection are one: what `self.output` would do is done here, see `mixers/folded.py` and
-        `mixers/whole.py`. Not where something was put in the place of the projection, or into its call (adapters, pruning, offloading)."""
+        `mixers/whole.py`. Not where something was put in the place of one of them, or into its call (adapters, pruning, offloading)."""
         if not isinstance(self.self, FourierMixer):
             return False
         plan = sequence.fourier[0]
         if not isinstance(plan, FoldedPlan) and not plan.joined:
             return False
-        dense = self.output.dense
-        return type(dense) is nn.Linear and not (dense._forward_pre_hooks or dense._forward_hooks or hasattr(dense, "_hf_hook"))
+        parts = {FourierMixer: self.self, BertSelfOutput: self.output, nn.Linear: self.output.dense}
+        return type(self.output.dense.weight) in (nn.Parameter, torch.Tensor) and all(map(_is_plain, parts.values(), parts))
 
     def is_frozen(self) -> bool:
-        """Whether what is mixed rests: the projection's weights and the gain."""
+        """Whether what the joined projection is made of rests: its weights and the gain."""
         return not self.output.dense.weight.requires_grad and (self.gain is None or not self.gain.requires_grad)
 
 
@@ -86,6 +86,12 @@ def mixed_projections(layers: list[MixingSublayer], sequence: Sequence, hidden_s
     if isinstance(plan, FoldedPlan):
         return fold_projections(weights, plan, hidden_matrices, matrix_dtype(hidden_states))
     return join_projections(weights, plan)
+
+
+def _is_plain(module: nn.Module, kind: type) -> bool:
+    """Whether calling it is what `kind` says, and nothing else."""
+    hooks = (module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks)
+    return type(module) is kind and not any(hooks) and not hasattr(module, "_hf_hook")
 
 
 class ResidualNorm(nn.Module):
@@ -144,7 +150,7 @@ class FNetBertEncoder(nn.Module):
             if backend == "folded":
                 plan = plan_folded(length, width, masked, config.fourier_norm, device, dtype)
             elif backend == "matmul" and takes_whole_spectrum(hidden_states, dtype):
-                plan = plan_whole(hidden_states.shape, masked, config.fourier_norm, hidden_matrices, dtype, config.output_projection)
+                plan = plan_whole(hidden_states.shape, masked, config.fourier_norm, hidden_matrices, device, dtype, config.output_projection)
             else:
                 plan = plan_fourier(length, width, masked, config.fourier_norm, backend, device, dtype)
             fourier = (plan, hidden_matrices)
@@ -168,7 +174,7 @@ class FNetBertEncoder(nn.Module):
         return states
 
     def projections(self, hidden_states: torch.Tensor, sequence: Sequence) -> list[torch.Tensor | None]:
-        """Each layer's projection as mixing takes it, made of all at once; None where it is not, or must make its own.
+        """Each layer's projection as mixing takes it, made of all at once; None where mixing takes none, or the layer must make its own.
 
         It must where its weights can only be read in its own forward pass (sharded, or on several devices), and where that
         pass is run again on its own (checkpointing). A frozen layer's is detached: no gradient goes further down for its sake.

@@ -92,7 +92,7 @@ def table(results: Results) -> Table:
     notes = ["*Minutes* of adaptation beyond the teacher: the budget given, reckoned by a pace, or more where the "
              "fastest run of its kind on that device says more; where none was given by that run's pace, without one its own on a shared "
              "device, an upper bound; *+task*: with all of the task's distillation, of the teacher's fine-tuning, its states and its "
-             "predictions, *+pairs* and *+edits* on examples too that nobody labelled. *Recovery* = (score − chance)/(BERT − chance), "
+             "predictions, by the fastest pace of its kind there (shared with other jobs it is an upper bound), *+pairs* and *+edits* on examples too that nobody labelled. *Recovery* = (score − chance)/(BERT − chance), "
              "means over the seeds that both have, [95% bootstrap interval over seeds] (pairs); BERT is the same teacher's, "
              "fine-tuned by the same recipe without extra minutes; its own extra "
              "minutes are of masked-LM, at the students' rate where no other is named, untuned."]

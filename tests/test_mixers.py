@@ -12,7 +12,7 @@ from fnetlib.mixers import whole
 from fnetlib.mixers.fourier import choose_backend, fourier_mix, hidden_dft, plan_fourier
 from fnetlib.mixers.whole import plan_whole, with_whole_spectrum
 
-BACKENDS = ("fft", "matmul", "whole", "kept")  # whole: matmul without half of the spectrum; kept: its matrices looked up
+BACKENDS = ("fft", "matmul", "whole", "kept")  # whole: matmul without half of the spectrum; kept: its cosines looked up
 NORMS = ("backward", "ortho")
 
 
@@ -23,7 +23,7 @@ def reference(x: torch.Tensor, norm: str) -> np.ndarray:
 def mix(x: torch.Tensor, norm: str, backend: str, real: torch.Tensor | None = None) -> torch.Tensor:
     length, width = x.shape[1:]
     if backend == "kept":
-        return fourier_mix(x, plan_whole(x.shape, real, norm, hidden_dft(width), x.dtype), hidden_dft(width))
+        return fourier_mix(x, plan_whole(x.shape, real, norm, hidden_dft(width), x.device, x.dtype, projects=False), hidden_dft(width))
     plan = plan_fourier(length, width, real, norm, {"whole": "matmul"}.get(backend, backend), dtype=x.dtype)
     if backend == "whole":
         plan = with_whole_spectrum(plan, hidden_dft(width))

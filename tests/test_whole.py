@@ -1,4 +1,4 @@
-"""The whole spectrum with few tokens, as a GPU takes it: matrices looked up, projections joined; against the other backends."""
+"""The whole spectrum with few tokens, as a GPU takes it: cosines looked up, projections joined; against the other backends."""
 
 import pytest
 import torch
@@ -10,6 +10,8 @@ from fnetlib.mixers.fourier import hidden_dft, plan_fourier
 from fnetlib.mixers.whole import join_projections, joined_mix, plan_whole, waves_of_all_lengths, with_whole_spectrum
 
 from test_modeling import inputs, student
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -49,9 +51,9 @@ def test_no_layer_projects_by_itself_and_without_a_projection_none_is_joined(tin
 
 def test_wide_models_and_large_batches_are_not_joined():
     """Few tokens of width 768 would pay for a product of 768 x 768 x 1,536 in every layer; many do not wait for launches."""
-    for shape, joined in (((16, 12, 384), True), ((16, 12, 768), False), ((64, 24, 768), True), ((64, 128, 384), False)):
-        assert plan_whole(shape, None, "ortho", hidden_dft(shape[2]), torch.float32, projects=True).joined == joined, shape
-        assert not plan_whole(shape, None, "ortho", hidden_dft(shape[2]), torch.float32, projects=False).joined
+    for shape, joined in (((16, 12, 384), True), ((16, 12, 768), False), ((64, 24, 768), False), ((64, 128, 384), False)):
+        assert plan_whole(shape, None, "ortho", hidden_dft(shape[2]), CPU, torch.float32, projects=True).joined == joined, shape
+        assert not plan_whole(shape, None, "ortho", hidden_dft(shape[2]), CPU, torch.float32, projects=False).joined
 
 
 @pytest.mark.parametrize("frozen", [False, True])
@@ -73,13 +75,39 @@ def test_frozen_layers_below_need_no_gradient(tiny_config, on_gpu):
     assert [s.requires_grad for s in states] == [False] * 3 + [True] * (len(states) - 3)
 
 
-def test_a_hooked_projection_is_called(tiny_config, on_gpu):
+@pytest.mark.parametrize("where", ["self", "output", "output.dense"])
+@pytest.mark.parametrize("kind", ["register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook"])
+def test_hooks_are_called(tiny_config, on_gpu, where, kind):
     encoder, called = student(tiny_config, "fnet", backend="matmul").bert.encoder, []
     hidden = torch.randn(2, 12, tiny_config.hidden_size)
     wanted = torch.stack(encoder(hidden, None))
-    encoder.layer[1].attention.output.dense.register_forward_hook(lambda *_: called.append(1))
-    torch.testing.assert_close(torch.stack(encoder(hidden, None)), wanted, atol=1e-5, rtol=1e-4)
+    getattr(encoder.layer[1].attention.get_submodule(where), kind)(lambda *_: called.append(1))
+    found = torch.stack(encoder(hidden, None))
+    found.sum().backward()
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
     assert called
+
+
+def test_a_layer_of_another_kind_is_called(tiny_config, on_gpu):
+    class Louder(modeling.FourierMixer):
+        def forward(self, hidden_states, sequence):
+            return 3 * super().forward(hidden_states, sequence)
+
+    encoder, hidden = student(tiny_config, "fnet", backend="matmul").bert.encoder, torch.randn(2, 12, tiny_config.hidden_size)
+    plain = encoder(hidden, None)[1]
+    encoder.layer[0].attention.self.__class__ = Louder
+    assert not torch.allclose(encoder(hidden, None)[1], plain, atol=1e-2)
+
+
+def test_traced_by_torch_jit_any_length_is_right(tiny_config, on_gpu):
+    """What a trace has seen must not be kept in it."""
+    model = student(tiny_config, "fnet", backend="matmul").requires_grad_(False)
+    names = ("input_ids", "attention_mask")
+    first, second = ([inputs(n)[name] for name in names] for n in (12, 12))
+    with torch.no_grad():
+        traced = torch.jit.trace(lambda ids, mask: model(ids, mask).logits, first, check_trace=False)
+        second[1][0, 5:] = 0
+        torch.testing.assert_close(traced(*second), model(*second).logits, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("norm", ["ortho", "backward"])
@@ -91,7 +119,7 @@ def test_kept_matrices_are_those_that_would_be_computed(norm):
         real = torch.rand(6, length, generator=generator) < 0.6
         real[0], real[1] = True, False
         for mask in (real, None):
-            kept = plan_whole((6, length, 12), mask, norm, hidden_dft(12), torch.float32)
+            kept = plan_whole((6, length, 12), mask, norm, hidden_dft(12), CPU, torch.float32, projects=False)
             plan = with_whole_spectrum(plan_fourier(length, 12, mask, norm, "matmul"), hidden_dft(12))
             torch.testing.assert_close(kept.rows, plan.rows, atol=1e-6, rtol=1e-5)
             torch.testing.assert_close(kept.columns, plan.columns, atol=1e-6, rtol=0)
@@ -113,7 +141,7 @@ def test_half_precision_within_a_stated_bound(dtype, bound):
     generator = torch.Generator().manual_seed(1)
     x, weight = torch.randn(2, 24, 48, generator=generator), torch.randn(1, 32, 48, generator=generator)
     bias = torch.randn(32, generator=generator)
-    plan = plan_whole(x.shape, None, "ortho", hidden_dft(48), dtype)
+    plan = plan_whole(x.shape, None, "ortho", hidden_dft(48), CPU, dtype, projects=True)
     out = joined_mix(x.to(dtype), plan, join_projections(weight, plan)[0], bias)
     wanted = torch.fft.fft2(x.double(), norm="ortho").real @ weight[0].double().T + bias.double()
     assert out.dtype == dtype and float((out.double() - wanted).norm() / wanted.norm()) < bound
@@ -140,7 +168,7 @@ def test_a_training_step_takes_fewer_operators(tiny_config, on_gpu, monkeypatch)
         monkeypatch.setattr(whole, "JOINED_MAX_EXTRA", extra)
         monkeypatch.setattr(whole, "few_tokens", few)
         model, batch = student(tiny_config, "fnet", FNetBertForMaskedLM, backend="matmul").train(), inputs(12)
-        model(**batch)  # matrices of these lengths are made
+        model(**batch)  # cosines are made
         with Operators() as step:
             model(**batch, labels=batch["input_ids"]).loss.backward()
         with Operators() as sequence:

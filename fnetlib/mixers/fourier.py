@@ -35,7 +35,7 @@ class FourierPlan(NamedTuple):
 
     cos, sin: `[batch or 1, seq, seq]`, scaled (backend `matmul`, half of the hidden spectrum).
     rows: `[batch or 1, seq, 2 seq]`, cosine and −sine columns in turn, and columns: `[hidden, 2 hidden]`, cosines beside
-    sines (backend `matmul`, the whole of it); joined: the layers' projections are within the columns, see `whole.py`.
+    sines (backend `matmul`, the whole of it); joined: layers take their projection joined with the columns, see `whole.py`.
     chirp: `[batch, seq]` complex, w_j = exp(−iπ j²/L); kernel: its circular convolution's transform `[batch, m]`.
     mirror: `[batch, seq]` index of −k mod L, for the mirrored half of the hidden spectrum.
     order, rank: `[batch, seq]` move real tokens to the front and back again.
@@ -66,7 +66,8 @@ def hidden_dft(width: int, device=None) -> tuple[torch.Tensor, torch.Tensor]:
 
 def is_traced() -> bool:
     """Whether tensors stand for others, of a graph that is being made: they are not to be kept for the next batch."""
-    return torch.compiler.is_compiling() or type(torch.empty(0)) is not torch.Tensor
+    capturing = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+    return torch.compiler.is_compiling() or torch.jit.is_tracing() or capturing or type(torch.empty(0)) is not torch.Tensor
 
 
 def matrix_dtype(x: torch.Tensor) -> torch.dtype:

@@ -24,9 +24,10 @@ from .fourier import FourierPlan, hidden_dft, is_traced, plan_fourier
 WHOLE_MAX_LENGTH = 2048
 # So many multiplications that half of the spectrum would save, or fewer: a GPU is done sooner with the whole of it.
 WHOLE_MAX_EXTRA = 1e9
-# So many multiplications more, a layer, or fewer: the projection is joined. Width 384 with a handful of tokens takes 1.1e8; of wider
-# models nothing was measured.
+# So many multiplications to make a layer's joined projection, or fewer. Width 384 takes 1.1e8; of wider models nothing was measured.
 JOINED_MAX_EXTRA = 2e8
+# Cosines of all lengths up to here are kept, 8 MB in float32: they grow with the square of the longest.
+KEPT_MAX_LENGTH = 1024
 
 
 def whole_hidden_dft(hidden_matrices: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
@@ -55,14 +56,15 @@ def takes_whole_spectrum(x: torch.Tensor, dtype: torch.dtype) -> bool:
 
 
 def plan_whole(shape: tuple[int, int, int], real: torch.Tensor | None, norm: str, hidden_matrices: tuple[torch.Tensor, torch.Tensor],
-               dtype: torch.dtype, projects: bool = False) -> FourierPlan:
+               device: torch.device, dtype: torch.dtype, projects: bool) -> FourierPlan:
     """Prepare the transform of a batch `[batch, seq, hidden]` of this shape, shared by all layers.
 
-    real: `[batch, seq]` bool, or None; norm: `backward` or `ortho`; dtype: of the matrices; projects: whether there is a projection.
+    real: `[batch, seq]` bool, or None; norm: `backward` or `ortho`; device: of the batch (where a model is split, the matrices may be on
+    another); dtype: of the matrices; projects: whether there is a projection.
     """
-    (batch, length, width), few, device = shape, few_tokens(*shape), hidden_matrices[0].device
-    joined = few and projects and (2 * width - batch * length) * width**2 <= JOINED_MAX_EXTRA
-    if not few or is_traced():
+    (_, length, width), few = shape, few_tokens(*shape)
+    joined = few and projects and 2 * width**3 <= JOINED_MAX_EXTRA
+    if not few or length > KEPT_MAX_LENGTH or is_traced():
         plan = plan_fourier(length, width, real, norm, "matmul", device, dtype)
         return with_whole_spectrum(plan, hidden_matrices)._replace(joined=joined)
     waves = waves_of_all_lengths(1 << (length - 1).bit_length(), width, norm, device, dtype)
