@@ -66,8 +66,8 @@ def hidden_dft(width: int, device=None) -> tuple[torch.Tensor, torch.Tensor]:
 
 def is_traced() -> bool:
     """Whether tensors stand for others, of a graph that is being made: they are not to be kept for the next batch."""
-    capturing = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
-    return torch.compiler.is_compiling() or torch.jit.is_tracing() or capturing or type(torch.empty(0)) is not torch.Tensor
+    made = torch.compiler.is_compiling() or torch.jit.is_tracing() or type(torch.empty(0)) is not torch.Tensor
+    return made or torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
 
 
 def matrix_dtype(x: torch.Tensor) -> torch.dtype:
