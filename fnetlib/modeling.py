@@ -69,8 +69,8 @@ class MixingSublayer(nn.Module):
         plan = sequence.fourier[0]
         if not isinstance(plan, FoldedPlan) and not plan.joined:
             return False
-        parts = {FourierMixer: self.self, BertSelfOutput: self.output, nn.Linear: self.output.dense}
-        return type(self.output.dense.weight) in (nn.Parameter, torch.Tensor) and all(map(_is_plain, parts.values(), parts))
+        parts = ((self.self, FourierMixer), (self.output, BertSelfOutput), (self.output.dense, nn.Linear))
+        return type(self.output.dense.weight) in (nn.Parameter, torch.Tensor) and all(_is_plain(*part) for part in parts)
 
     def is_frozen(self) -> bool:
         """Whether what the joined projection is made of rests: its weights and the gain."""

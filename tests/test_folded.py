@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from fnetlib import FNetBertConfig, FNetBertForMaskedLM
+from fnetlib import FNetBertConfig
 from fnetlib.config import student_config
 from fnetlib.mixers import folded as folding
 from fnetlib.mixers import fourier
@@ -17,7 +17,7 @@ from fnetlib.mixers.folded import (
 )
 from fnetlib.mixers.fourier import MATMUL_MAX_LENGTH
 
-from test_modeling import inputs, student
+from test_modeling import assert_backends_agree, inputs, student
 
 
 def reference(x, norm, weight):
@@ -168,18 +168,7 @@ def test_models_agree_with_the_other_backends_in_values_and_gradients(tiny_confi
     monkeypatch.setattr(folding, "DECIMATED_MIN_LENGTH", decimated_from)
     batch = inputs(length=16, padded=padded)
     batch |= {} if padded else {"attention_mask": None}
-    states, gradients = [], []
-    for backend in ("matmul", "folded"):
-        model = student(tiny_config, name, FNetBertForMaskedLM, backend=backend)
-        output = model(**batch, labels=batch["input_ids"], output_hidden_states=True)
-        output.loss.backward()
-        states.append(torch.stack(output.hidden_states))
-        gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
-    torch.testing.assert_close(*states, atol=2e-5, rtol=1e-4)
-    assert gradients[0].keys() == gradients[1].keys()
-    for parameter, ours in gradients[1].items():
-        scale = float(gradients[0][parameter].abs().max())
-        torch.testing.assert_close(ours, gradients[0][parameter], atol=2e-4 * scale + 1e-7, rtol=0, msg=parameter)
+    assert_backends_agree(tiny_config, name, batch, ("matmul", "folded"))
 
 
 def test_layers_make_their_own_projections_where_none_are_given(tiny_config):

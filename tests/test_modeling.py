@@ -35,6 +35,22 @@ def student(config, name: str, cls=FNetBertForSequenceClassification, **override
     return model
 
 
+def assert_backends_agree(config, name: str, batch: dict[str, torch.Tensor], backends: tuple[str, str]) -> None:
+    """All states and all gradients of masked-LM; the second is held against the first."""
+    states, gradients = [], []
+    for backend in backends:
+        model = student(config, name, FNetBertForMaskedLM, backend=backend)
+        output = model(**batch, labels=batch["input_ids"], output_hidden_states=True)
+        output.loss.backward()
+        states.append(torch.stack(output.hidden_states))
+        gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+    torch.testing.assert_close(*states, atol=2e-5, rtol=1e-4)
+    assert gradients[0].keys() == gradients[1].keys()
+    for parameter, ours in gradients[1].items():
+        scale = float(gradients[0][parameter].abs().max())
+        torch.testing.assert_close(ours, gradients[0][parameter], atol=2e-4 * scale + 1e-7, rtol=0, msg=parameter)
+
+
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_bert_recipe_is_bit_equal_to_transformers_bert(tiny_config, attention):
     torch.manual_seed(1)

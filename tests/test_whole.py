@@ -9,7 +9,7 @@ from fnetlib.mixers import whole
 from fnetlib.mixers.fourier import hidden_dft, plan_fourier
 from fnetlib.mixers.whole import join_projections, joined_mix, plan_whole, waves_of_all_lengths, with_whole_spectrum
 
-from test_modeling import inputs, student
+from test_modeling import assert_backends_agree, inputs, student
 
 CPU = torch.device("cpu")
 
@@ -23,19 +23,7 @@ def on_gpu(monkeypatch):
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("name", ["fnet", "fnet-naive", "fnet-no-mask", "fnet-paper", "fnet-paper+gain", "hybrid-2", "hybrid-2+filter"])
 def test_models_agree_with_ffts_in_values_and_gradients(tiny_config, on_gpu, name, padded):
-    batch = inputs(length=13, padded=padded)
-    states, gradients = [], []
-    for backend in ("fft", "matmul"):
-        model = student(tiny_config, name, FNetBertForMaskedLM, backend=backend)
-        output = model(**batch, labels=batch["input_ids"], output_hidden_states=True)
-        output.loss.backward()
-        states.append(torch.stack(output.hidden_states))
-        gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
-    torch.testing.assert_close(*states, atol=2e-5, rtol=1e-4)
-    assert gradients[0].keys() == gradients[1].keys()
-    for parameter, ours in gradients[1].items():
-        scale = float(gradients[0][parameter].abs().max())
-        torch.testing.assert_close(ours, gradients[0][parameter], atol=2e-4 * scale + 1e-7, rtol=0, msg=parameter)
+    assert_backends_agree(tiny_config, name, inputs(length=13, padded=padded), ("fft", "matmul"))
 
 
 def test_no_layer_projects_by_itself_and_without_a_projection_none_is_joined(tiny_config, on_gpu):
