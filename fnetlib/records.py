@@ -270,12 +270,15 @@ def task_distilled(record: Record) -> list[str]:
 def task_minutes(record: Record, others: Iterable[Record]) -> float:
     """Minutes of task distillation, all of it: the teacher's fine-tuning, then the student's epochs on its states and on its
     predictions. 0 where nothing was distilled. By the fastest pace that was seen of its kind, alone on the device or not: sharing
-    one only slows a run down, so it is an upper bound where none was alone. Of a kind never timed from the start: what is known."""
+    one only slows a run down, so it is an upper bound where none was alone. Models of the same layers in another order are of one
+    kind: they do the same work. Of a kind never timed from the start: what is known."""
     if not task_distilled(record) or not record.timing or record.data is None:
         return 0.0
 
     def kind(r: Record) -> list[Any]:
-        return [r.task, r.model, r.env.get("device_name"), *(r.params.get(name) for name in TASK_PACE), task_distilled(r)]
+        recipe = r.params.get("recipe")
+        work = {**recipe, "mixers": sorted(recipe["mixers"])} if recipe else r.model
+        return [r.task, work, r.env.get("device_name"), *(r.params.get(name) for name in TASK_PACE), task_distilled(r)]
 
     def parts(r: Record) -> list[tuple[float, float]]:  # (seconds, examples seen)
         epochs, size = r.params["epochs"], r.data.sizes["train"]

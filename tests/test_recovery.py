@@ -118,6 +118,13 @@ def test_minutes_of_task_distillation_follow_the_pace_alone_on_the_device():
     assert task_minutes(shared, [shared, faster]) == 15  # and where none of the kind was alone, it is the lower bound of two
 
 
+def test_minutes_of_task_distillation_are_those_of_the_same_layers_in_another_order():
+    spread, placed = distilled(300.0, model="hybrid-2"), distilled(600.0, model="hybrid-at-1-4")
+    assert task_minutes(placed, [placed, spread]) == task_minutes(spread, [placed, spread]) == 15
+    for other in ("hybrid-1", "hybrid-3", "hybrid-2+gated", "fnet"):
+        assert task_minutes(placed, [placed, distilled(300.0, model=other)]) == 30
+
+
 def test_minutes_of_a_resumed_or_failed_task_distillation_lower_nobodys(tmp_path):
     """A resumed run's clock holds its last session only."""
     whole, alone = distilled(600.0), distilled(600.0, shared=False, seed=2)
