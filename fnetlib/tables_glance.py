@@ -45,7 +45,7 @@ def glance(results: Results) -> Table:
     if speed:
         notes.append(f"*× BERT, n*: training steps of n tokens against BERT's, BERT-base's shape{other_depth(results)}; "
                      f"{speed['device']} in {speed['precision']}. {RULE}; "
-                     "it is named where that is not BERT's fastest of all.")
+                     "a mode is named where it is not BERT's.")
     return Table("glance", tagged("At a glance", results.tag), data, {"": frame[order]} if rows else {}, notes + footnotes(runs))
 
 

@@ -82,15 +82,16 @@ def speed(results: Results) -> Table:
 
 
 SUMMARISED = {"gpu": "bf16", "cpu": "fp32"}  # the precision that one would run
-RULE = "Each ratio is within one mode: of those that both were measured in, side by side, the one in which BERT is fastest"
+RULE = ("Each model is in its fastest mode and so is BERT: the ratio to BERT side by side in the model's mode, times BERT's time in its own "
+        "fastest mode over its time in that one")
 
 
 def fastest(records: list[Record], shape: str = "bert-base") -> pd.DataFrame:
     """Every model beside BERT, one row a (where, device, tokens, length, kind, model): how many times as fast as BERT and as
     the bound it is, in `mode`; as the best peer, which is `peer`, in `peer_mode`; its peak memory over BERT's in `peak_mode`.
 
-    RULE says which mode (eager, compiled; the faster of several backends) each ratio is of. Ratios are medians within rounds,
-    for BERT's time differs between sessions. bf16 on a GPU, fp32 on a CPU. The device that most was measured on comes first.
+    RULE says how modes (eager, compiled; the faster of several backends) are compared, with the bound as with BERT. Ratios are medians
+    within rounds, for BERT's time differs between sessions. bf16 on a GPU, fp32 on a CPU. The device that most was measured on comes first.
     """
     data = speed_frame(records)
     data = data[(data["shape"] == shape) & (data["status"] == "finished") & ~data["padded"].astype(bool)]
@@ -115,24 +116,24 @@ _BESIDE = ["model", "is_peer", "mode", "vs_bert", "vs_bound", "peer", "peer_mode
 
 def _beside_bert(group: pd.DataFrame, kind: str) -> pd.DataFrame:
     rows = group.dropna(subset=f"{kind}_s").sort_values(f"{kind}_s").drop_duplicates(["model", "mode"])
-    values = {name: rows[f"{kind}_{name}"].astype(float) for name in ("vs_bert", "vs_bound")}
-    rows = rows[["model", "mode"]].assign(**values, peak_vs_bert=rows[f"{kind}_peak_bytes_vs_bert"],
-                                          alone=values["vs_bert"].isna(), seconds=rows[f"{kind}_s"].astype(float))
-    rows["of_bert"] = rows["mode"].map(rows[rows["model"] == "bert"].set_index("mode")["seconds"])
-    rows = rows.sort_values(["alone", "of_bert", "seconds"])  # BERT's fastest mode first
-    found = rows.drop_duplicates("model").assign(is_peer=lambda r: r["model"].isin(PEER_NAMES)).drop(columns="peak_vs_bert")
+    rows = rows[["model", "mode"]].assign(seconds=rows[f"{kind}_s"].astype(float), peak_vs_bert=rows[f"{kind}_peak_bytes_vs_bert"],
+                                          **{name: rows[f"{kind}_{name}"].astype(float) for name in ("vs_bert", "vs_bound")})
+    rows["vs_bert"] *= _of_its_fastest(rows, "bert")
+    rows = rows.sort_values(["vs_bert", "seconds"], ascending=[False, True])
+    rows["vs_bound"] *= _of_its_fastest(rows, "bound")
+    found = rows.drop_duplicates("model").assign(is_peer=lambda r: r["model"].isin(PEER_NAMES))
     peaks = rows.dropna(subset="peak_vs_bert").drop_duplicates("model")[["model", "mode", "peak_vs_bert"]]
-    found = found.merge(peaks.rename(columns={"mode": "peak_mode"}), on="model", how="left")
-    return found.merge(_best_peer(rows), on="model", how="left")[_BESIDE]
+    found = found.drop(columns="peak_vs_bert").merge(peaks.rename(columns={"mode": "peak_mode"}), on="model", how="left")
+    peer = found[found["is_peer"] & found["vs_bert"].notna()].head(1)  # the fastest comes first
+    found["peer"], found["peer_mode"], as_fast = next(peer[["model", "mode", "vs_bert"]].itertuples(index=False), (None, None, None))
+    found["vs_best_peer"] = found["vs_bert"] / as_fast if len(peer) else None
+    return found[_BESIDE]
 
 
-def _best_peer(rows: pd.DataFrame) -> pd.DataFrame:
-    """Of each model the peer that leaves it the smallest lead; rows: one a (model, mode), BERT's fastest mode first."""
-    peers = rows[rows["model"].isin(PEER_NAMES)].rename(columns={"model": "peer", "vs_bert": "peer_vs_bert"})
-    pairs = rows.merge(peers[["peer", "mode", "peer_vs_bert"]], on="mode").drop_duplicates(["model", "peer"])
-    pairs = pairs.assign(vs_best_peer=pairs["vs_bert"] / pairs["peer_vs_bert"]).dropna(subset="vs_best_peer")
-    pairs = pairs.sort_values("vs_best_peer", kind="stable").drop_duplicates("model")
-    return pairs.rename(columns={"mode": "peer_mode"})[["model", "peer", "peer_mode", "vs_best_peer"]]
+def _of_its_fastest(rows: pd.DataFrame, model: str) -> pd.Series:
+    """For every row, what a ratio to `model` in the row's mode is worth against its fastest mode, that of its first row: at most 1."""
+    seconds = rows[rows["model"] == model].set_index("mode")["seconds"]
+    return (seconds.head(1).sum() / rows["mode"].map(seconds)).clip(upper=1).fillna(1)
 
 
 def on_one_device(data: pd.DataFrame, models: Collection[str], kind: str = "train") -> pd.DataFrame:
