@@ -64,9 +64,10 @@ COLUMNS = [*GROUP, "count", "model", "layers", "placement", "minutes", "error", 
 
 @once
 def frame(results: Results) -> pd.DataFrame:
-    """One row a (training, teacher, placement, minutes, task) where several placements of so many layers were fine-tuned after
-    the same minutes."""
+    """One row a (training, teacher, placement, minutes, task) where several placements of so many layers were fine-tuned, no more than
+    that, after the same minutes."""
     scores, rows = recovery.frame(results), []
+    scores = scores[~scores["method"].map(recovery.task_is_distilled).astype(bool)]
     mixers = {r.model: r.params["recipe"]["mixers"] for r in results.primary.record if "recipe" in r.params}
     searched = {tuple(sorted(step["layer"] for step in r.transfer["placement"] if step["chosen"])) for r in results.stage("placement")}
     for r in scores.itertuples():

@@ -102,6 +102,8 @@ def test_placements_of_equally_many_layers_stand_side_by_side(tmp_path, with_mas
     students[0] = students[0].model_copy(update={"started": "2099-01-01T00:00:00+00:00"})  # trained once more, after its runs
     runs = [finetune_record("cola", model, seed, score, training="tuned", minutes=minutes, student=made.get(model, "student"))
             for model, (score, minutes) in scores.items() for seed in (1, 2)]
+    task = {"distill_epochs": 1, "epochs": 3}  # more than fine-tuning, which is another comparison
+    runs += [finetune_record("cola", model, 1, 0.9, training="tuned", minutes=2, student=made[model], values=task) for model in made]
     results = results_of(tmp_path, [student, search, *students, *runs])
     data = tables_placement.frame(results)
     assert list(zip(data["model"], data["layers"], data["placement"])) == [
