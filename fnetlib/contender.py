@@ -50,6 +50,7 @@ class Contender:
         self.name, self.config, self.setting, self.seed = name, config, setting, seed
         self.base, self.padded = name.removesuffix(PADDED), name.endswith(PADDED)
         self.times: dict[str, list[float]] = {kind: [] for kind in KINDS}
+        self.launched: dict[str, list[float]] = {kind: [] for kind in KINDS}
         self.peaks: dict[str, int | None] = {kind: None for kind in KINDS}
         self.kernels: dict[str, list[str]] = {}
         self.parts: dict[str, float] = {}

@@ -5,7 +5,8 @@ rounds: one step of each model a round, the first one rotating, so that whatever
 them. A step starts and ends with the device idle. Ratios are taken within a round and say how many times better ours
 is: `vs_bert` = t_bert / t_ours, `vs_bound` = t_bound / t_ours (the bound is the same model with the mixing removed:
 nothing can be faster, so at most 1 but for noise), and so on for the peers (`peers.py`) that are measured
-along. Median and quartiles, never the mean: one interruption must not decide. On a CPU only ratios mean anything elsewhere; absolute times are a measurement on a GPU.
+along. Median and quartiles, never the mean: one interruption must not decide. On a CPU only ratios mean anything elsewhere; absolute times are a measurement on a GPU,
+where `launched_s` is when the host was through with a step: near the step's own time the GPU has waited for it.
 
 A training step is forward, backward and AdamW's step; inference is a forward pass in evaluation mode. There is no
 padding and no attention mask, so that attention may take its fused kernel; which one ran is in the record's
@@ -171,17 +172,20 @@ def rounds(contenders: list[Contender], kind: str, warmup: int, repeats: int, cl
             if contender.error is None:
                 seconds = _try(contender, lambda: _timed(contender, kind, clock), contender.setting.device)
                 if number >= warmup and seconds is not None:
-                    contender.times[kind].append(seconds)
+                    contender.launched[kind].append(seconds[0])
+                    contender.times[kind].append(seconds[1])
         progress(len(contenders))
 
 
-def _timed(contender: Contender, kind: str, clock: Callable[[], float]) -> float:
+def _timed(contender: Contender, kind: str, clock: Callable[[], float]) -> tuple[float, float]:
+    """Seconds until a step is launched, and until it is done."""
     idle = torch.cuda.synchronize if contender.setting.device == "cuda" else lambda: None
     idle()
     start = clock()
     contender.step(kind)
+    launched = clock() - start
     idle()
-    return clock() - start
+    return launched, clock() - start
 
 
 def _try(contender: Contender, action: Callable[[], Any], device: str) -> Any:
@@ -271,6 +275,9 @@ def timing(ours: Contender, contenders: list[Contender]) -> dict[str, Any]:
     medians = {kind: float(np.median(ours.times[kind])) for kind in KINDS}
     found: dict[str, Any] = {
         kind: {**spread(ours.times[kind], "_s"), "n": len(ours.times[kind])} for kind in ("train", "infer")}
+    if ours.setting.device == "cuda":  # a CPU works while it is told to
+        for kind in KINDS:
+            found[kind]["launched_s"] = float(np.median(ours.launched[kind]))
     for reference in contenders:
         padding = reference.base == ours.base and ours.padded and not reference.padded
         if (padding or reference.base in REFERENCES and reference.padded == ours.padded) and reference.error is None:

@@ -85,6 +85,7 @@ class Way:
     def __init__(self, name: str, block: Block, seed: int):
         self.name, self.block, self.setting, self.seed = name, block, block.setting, seed
         self.times: dict[str, list[float]] = {kind: [] for kind in KINDS}
+        self.launched: dict[str, list[float]] = {kind: [] for kind in KINDS}
         self.kernels: dict[str, float] = {}
         self.drop()
 

@@ -34,6 +34,7 @@ class Runtime:
     def __init__(self, name: str, setting: Setting, call: Callable[[], Any]):
         self.name, self.setting, self.call, self.error = name, setting, call, None
         self.times: dict[str, list[float]] = {"infer": []}
+        self.launched: dict[str, list[float]] = {"infer": []}
 
     def prepare(self, kind: str) -> None:
         pass

@@ -36,7 +36,7 @@ _COUNTS = ["train_peak_bytes", "infer_peak_bytes", "flops"]
 _AGAINST = ("vs_bert", "vs_bound", "vs_unpadded")
 _SPREADS = [f"{kind}_{against}{part}" for kind in KINDS for against in _AGAINST
             for part in ("", "_q25", "_q75")]
-_TIMES = [f"{kind}_{part}" for kind in KINDS for part in ("s", "s_q25", "s_q75", "n")]
+_TIMES = [f"{kind}_{part}" for kind in KINDS for part in ("s", "s_q25", "s_q75", "n", "launched_s")]
 _COLUMNS = ["run_id", "status", "error", "model", *SETTING, "device", "length", "batch", "padded", *_TIMES, *_SPREADS, *_COUNTS]
 
 
@@ -53,7 +53,7 @@ def _measurement(record: Record) -> dict[str, Any]:
     for kind in KINDS:
         time = timing.get(kind) or {}
         row |= {f"{kind}_s": time.get("median_s"), f"{kind}_s_q25": time.get("q25_s"),
-                f"{kind}_s_q75": time.get("q75_s"), f"{kind}_n": time.get("n")}
+                f"{kind}_s_q75": time.get("q75_s"), f"{kind}_n": time.get("n"), f"{kind}_launched_s": time.get("launched_s")}
         for against in _AGAINST:
             ratio = (timing.get(against) or {}).get(kind) or {}
             row |= {f"{kind}_{against}": ratio.get("median"), f"{kind}_{against}_q25": ratio.get("q25"),
@@ -71,6 +71,9 @@ def speed(results: Results) -> Table:
              "faster) and as the bound, the same model with the mixing removed (at most 1.00 but for noise): median "
              "[quartiles] of ratios within interleaved rounds; n rounds. Memory and FLOPs are "
              "ours over BERT's (less is better). Inputs are random tokens."]
+    if data[[f"{kind}_launched_s" for kind in KINDS]].notna().any(axis=None):
+        notes.append("*launched*: the share of a step's time after which the host had launched all of it. Near 100% the GPU waits for the host; it may "
+                     "also be that the host waits where more than a thousand launches queue.")
     if data.padded.any():
         notes.append(f"`{PADDED}`: sequences of n/2 to n tokens with their mask, beside BERT and the bound on the same.")
     if data.empty:
@@ -202,10 +205,16 @@ def _speed_section(group: pd.DataFrame) -> pd.DataFrame:
             row[f"{kind} × bound"] = _spread(r, f"{kind}_vs_bound")
             if on_gpu:
                 row[f"{kind} ms"] = number(_times(getattr(r, f"{kind}_s"), 1000), 2)
+                if group[f"{kind}_launched_s"].notna().any():
+                    row[f"{kind} launched"] = _share(getattr(r, f"{kind}_launched_s"), getattr(r, f"{kind}_s"))
                 row[f"{kind} memory"] = number(getattr(r, f"{kind}_peak_bytes_vs_bert"), 2)
         rows.append({**row, "FLOPs": number(r.flops_vs_bert, 2), "n": number(r.train_n, 0)})
     frame = pd.DataFrame(rows)
     return frame[[c for c in frame if c != "What went wrong"] + ["What went wrong"] * ("What went wrong" in frame)]
+
+
+def _share(part: float | None, whole: float) -> str:
+    return NONE if part is None or pd.isna(part) else f"{number(100 * part / whole, 0)}%"
 
 
 def _times(value: float | None, factor: float) -> float | None:

@@ -82,6 +82,17 @@ def test_every_round_has_one_step_of_each_model_and_the_first_rotates():
     assert ["".join(steps[i:i + 3]) for i in range(0, 12, 3)] == ["abc", "bca", "cab", "abc"]
 
 
+def test_on_a_gpu_it_is_known_when_the_host_was_through(monkeypatch):
+    """The host takes 1 s to launch a step, the GPU 3 s more."""
+    clock, log = Clock(), []
+    fake = Fake("a", 1, clock, log)
+    fake.setting = SETTING._replace(device="cuda")
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: setattr(clock, "now", clock.now + 3))
+    found, = run(fake)
+    assert found["train"]["launched_s"] == found["infer"]["launched_s"] == 1 and found["train"]["median_s"] == 4
+    assert "launched_s" not in run(Fake("b", 1, Clock(), []))[0]["train"]  # a CPU works while it is told to
+
+
 def test_models_are_switched_between_training_and_evaluation_outside_the_rounds():
     clock, log = Clock(), []
     run(Fake("a", 1, clock, log), Fake("b", 1, clock, log), warmup=1, repeats=3)

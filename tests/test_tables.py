@@ -318,6 +318,15 @@ def test_speed_ratios_memory_and_failures(made):
     assert "1.30 [1.26, 1.35]" in text and "failed: out of memory" in text and "train ms" in text
 
 
+def test_the_share_of_a_step_that_the_host_needs_is_shown_where_it_is_known(made):
+    known, older = (efficiency_record("fnet", n, gpu=True, speedup=2.0) for n in (128, 512))
+    times = {**known.timing, "train": {**known.timing["train"], "launched_s": 0.45}}
+    table = tables_speed.speed(made(known.model_copy(update={"timing": times}), older))
+    section, = table.sections.values()
+    assert list(section["train launched"]) == ["90%", "–"] and "infer launched" not in section
+    assert "*launched*" in table.markdown() and "*launched*" not in tables_speed.speed(made(older, name="older")).markdown()
+
+
 def gpu_run(model, speedup, mode="eager", name="test GPU", **fields):
     record = efficiency_record(model, mode=mode, speedup=speedup, gpu=True, **{"precision": "bf16", **fields})
     return record.model_copy(update={"env": {**record.env, "device_name": name}})
