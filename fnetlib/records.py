@@ -281,8 +281,8 @@ def task_minutes(record: Record, others: Iterable[Record]) -> float:
         return [r.task, work, r.env.get("device_name"), *(r.params.get(name) for name in TASK_PACE), task_distilled(r)]
 
     def parts(r: Record) -> list[tuple[float, float]]:  # (seconds, examples seen)
-        epochs, size = r.params["epochs"], r.data.sizes["train"]
-        return [(r.timing.get("task_teacher_s") or 0, (r.params.get("expert_epochs") or epochs) * size),
+        epochs, size, experts = r.params["epochs"], r.data.sizes["train"], r.params.get("distill_experts", 1)
+        return [(r.timing.get("task_teacher_s") or 0, (r.params.get("expert_epochs") or epochs) * size * experts),
                 (r.timing.get("task_states_s") or 0, r.params["distill_epochs"] * size), (r.timing.get("wall_s") or 0, epochs * size)]
 
     known = [parts(r) for r in (record, *others) if _task_timed(r) and kind(r) == kind(record)]
@@ -302,7 +302,7 @@ def last_errors(history: list[dict[str, Any]]) -> list[float]:
 
 
 TASK_DISTILLED = {"task": "distill_epochs", "pairs": "distill_pairs", "edits": "distill_edits"}
-TASK_PACE = ("batch_size", "accumulate", "precision", "compile", "pad_to", "group_by_length", "max_length")  # what its pace depends on
+TASK_PACE = ("distill_experts", "batch_size", "accumulate", "precision", "compile", "pad_to", "group_by_length", "max_length")  # what its pace depends on
 PACE = ("adapt", "batch_size", "length", "shortest", "precision", "compile", "logits_weight")  # what the pace depends on
 
 

@@ -4,13 +4,16 @@ First its states are matched to the fine-tuned BERT's, then its predictions (Tin
 equal, so states are matched without projections). Both start with BERT's own pooler and classifier, which the student's
 states are to fit. The fine-tuned BERT judges any text, so a task has more examples than were labelled: TinyBERT's data
 augmentation replaces words by what a language model proposes; here words are dropped, exchanged or replaced by another
-text's, and first and second texts are paired anew, both without a model and drawn anew in every epoch.
+text's, and first and second texts are paired anew, both without a model and drawn anew in every epoch. Several BERTs, fine-tuned
+under a seed each, may judge together (`distill_experts`): what is learned then is the mean of their predictions (an ensemble's
+knowledge: Hinton 2015, section 1).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 import zlib
 from collections.abc import Callable
@@ -21,7 +24,7 @@ from typing import Any
 import torch
 from filelock import FileLock
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from .callbacks import last_checkpoint, say
 from .distill import layer_errors, prediction_error
@@ -108,11 +111,11 @@ class EditedWords:
 
 
 class ExpertTrainer(GlueTrainer):
-    """A GlueTrainer whose student learns from `expert`; it is evaluated on the labels all the same."""
+    """A GlueTrainer whose student learns from `experts`; it is evaluated on the labels all the same."""
 
-    def __init__(self, expert: PreTrainedModel, **kwargs):
+    def __init__(self, experts: list[PreTrainedModel], **kwargs):
         super().__init__(**kwargs)
-        self.expert = expert.to(self.args.device).eval().requires_grad_(False)
+        self.experts = [expert.to(self.args.device).eval().requires_grad_(False) for expert in experts]
 
     def get_train_dataloader(self):
         """The Trainer's, with new pairs and edited words where they are asked for; evaluation has the task's own."""
@@ -136,29 +139,61 @@ class ExpertTrainer(GlueTrainer):
             return super().compute_loss(model, inputs, return_outputs, **kwargs)
         inputs = {name: value for name, value in inputs.items() if name != "labels"}
         with torch.no_grad():
-            target = self.expert(**inputs, output_hidden_states=True)
+            target = self.target(inputs)
         found = model(**inputs, output_hidden_states=True)
         loss = self.distance(found, target, inputs["attention_mask"].bool())
         return (loss, found) if return_outputs else loss
+
+    def target(self, inputs: dict[str, Any]) -> Any:
+        """What the experts say of a batch."""
+        raise NotImplementedError
 
     def distance(self, found, target, real: torch.Tensor) -> torch.Tensor:
         raise NotImplementedError
 
 
 class StatesTrainer(ExpertTrainer):
-    """The first step: mean over the layers of the states' errors, real tokens only."""
+    """The first step: mean over the layers of the errors against the first expert's states, real tokens only."""
+
+    def target(self, inputs):
+        return self.experts[0](**inputs, output_hidden_states=True).hidden_states
 
     def distance(self, found, target, real):
-        return layer_errors(found.hidden_states[1:], target.hidden_states[1:], real).mean()
+        return layer_errors(found.hidden_states[1:], target[1:], real).mean()
 
 
 class PredictionsTrainer(ExpertTrainer):
-    """The second step: Kullback-Leibler divergence of the predictions; of a regression the squared distance."""
+    """The second step: Kullback-Leibler divergence from the mean of the experts' probabilities; of a regression the squared distance
+    from their mean."""
+
+    def target(self, inputs):
+        return mean_prediction(torch.stack([expert(**inputs).logits for expert in self.experts]), self.task.regression)
 
     def distance(self, found, target, real):
         if self.task.regression:
-            return (found.logits - target.logits).float().pow(2).mean()
-        return prediction_error(found.logits, target.logits)
+            return (found.logits - target).float().pow(2).mean()
+        return prediction_error(found.logits, target)
+
+
+def mean_prediction(logits: torch.Tensor, regression: bool) -> torch.Tensor:
+    """Of `[experts, n, classes]` the mean value, or the logarithm of the mean probabilities, `[n, classes]`."""
+    return logits.mean(0) if regression else logits.float().log_softmax(-1).logsumexp(0) - math.log(len(logits))
+
+
+SEED_STEP = 1000  # between the experts of one run
+
+
+def fine_tuned_berts(params: FinetuneParams, data: TaskData, teacher: Teacher, make: Callable[[], PreTrainedModel], seed: int,
+                     work: Path) -> tuple[list[PreTrainedModel], float | None]:
+    """`distill_experts` of `fine_tuned_bert`, of the run's seed and others, and their seconds together; make: a BERT that knows no task."""
+    experts, seconds = [], []
+    for number in range(params.distill_experts):
+        own = seed + SEED_STEP * number
+        set_seed(own)
+        expert, took = fine_tuned_bert(params, data, teacher, make(), own, work)
+        experts.append(expert)
+        seconds.append(took)
+    return experts, None if None in seconds else sum(seconds)
 
 
 def fine_tuned_bert(params: FinetuneParams, data: TaskData, teacher: Teacher, bert: PreTrainedModel, seed: int,
@@ -168,7 +203,7 @@ def fine_tuned_bert(params: FinetuneParams, data: TaskData, teacher: Teacher, be
 
     It is kept beside `work`, so that students of one seed share it; processes that need the same one wait for it.
     """
-    own = {name: EXTRAS[name] for name in ("distill_epochs", "distill_pairs", "distill_edits", "distill_rate", "expert_epochs")}
+    own = {name: EXTRAS[name] for name in ("distill_epochs", "distill_pairs", "distill_edits", "distill_rate", "distill_experts", "expert_epochs")}
     plain = params.model_copy(update={**own, "epochs": params.expert_epochs or params.epochs, "student": ""})
     decisive = json.dumps([plain.decisive(), params.task, seed, data.record.fingerprint, teacher.fingerprint])
     folder = work.parent / f"expert-{params.task}-{seed}-{hashlib.sha256(decisive.encode()).hexdigest()[:10]}"
@@ -183,11 +218,11 @@ def fine_tuned_bert(params: FinetuneParams, data: TaskData, teacher: Teacher, be
         return type(bert).from_pretrained(folder), json.loads(done.read_text())
 
 
-def distill_task(params: FinetuneParams, data: TaskData, teacher: Teacher, expert: PreTrainedModel,
+def distill_task(params: FinetuneParams, data: TaskData, teacher: Teacher, experts: list[PreTrainedModel],
                  student: PreTrainedModel, seed: int, work: Path) -> tuple[Callable[..., PredictionsTrainer], float | None]:
     """The first step, in place; returns the Trainer's class for the second, and the seconds of the first."""
-    student.bert.pooler.load_state_dict(expert.bert.pooler.state_dict())
-    student.classifier.load_state_dict(expert.classifier.state_dict())
+    student.bert.pooler.load_state_dict(experts[0].bert.pooler.state_dict())
+    student.classifier.load_state_dict(experts[0].classifier.state_dict())
     folder = work / "states"
     done = folder / "seconds.json"
     if done.is_file():  # a killed run's first step
@@ -196,10 +231,10 @@ def distill_task(params: FinetuneParams, data: TaskData, teacher: Teacher, exper
         say(f"  task distillation: {params.distill_epochs} epochs on states")
         first = params.model_copy(update={"epochs": params.distill_epochs,
                                           "learning_rate": params.distill_rate or params.learning_rate})
-        seconds = _fit(make_trainer(first, data, teacher, student, seed, folder, partial(StatesTrainer, expert)))
+        seconds = _fit(make_trainer(first, data, teacher, student, seed, folder, partial(StatesTrainer, experts)))
         student.save_pretrained(folder)
         done.write_text(json.dumps(seconds))
-    return partial(PredictionsTrainer, expert), json.loads(done.read_text())
+    return partial(PredictionsTrainer, experts), json.loads(done.read_text())
 
 
 def _fit(trainer: GlueTrainer) -> float | None:
