@@ -1,4 +1,4 @@
-"""When to choose what: every model beside BERT, each in its fastest mode, by length."""
+"""When to choose what: every model beside BERT, each in the fastest mode that it was measured in, by length."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def choice(results: Results) -> Table:
         sections[f"{device}, {tokens} tokens a step, {WORDS[kind]}"] = pd.DataFrame(rows)
     notes = [f"Times as fast as BERT, above 1: faster. {RULE} (in brackets: eager, compiled whole or layer by layer, or layers launched as "
              "CUDA graphs). BERT-base's shape; bf16 on a GPU, fp32 on a CPU. The bound does not mix at all. *fnet × best peer*: times as fast "
-             "as the fastest peer, its mode in brackets."]
+             "as the peer that comes closest to it in one mode, which is in brackets."]
     return Table("choice", "When to choose what", data, sections, notes if len(data) else ["Nothing was measured in BERT-base's shape."])
 
 
@@ -46,11 +46,13 @@ def _against_peer(of: pd.DataFrame, model: str) -> str:
 def sentences(results: Results) -> list[str]:
     """One sentence a device and kind of step: where our recipes are faster than BERT."""
     lines, data = [], beside_bert(results)
+    modes = {key: part.set_index("length")["mode"].to_dict()
+             for key, part in data[data["model"] == "bert"].groupby(["device_name", "tokens", "kind"], sort=False)}
     data = data[data["model"].isin(OURS) & data["vs_bert"].notna()]
     for (device, tokens, kind), group in data.groupby(["device_name", "tokens", "kind"], sort=False):
-        parts = []
+        parts, usual = [], modes.get((device, tokens, kind), {})
         for model, part in sorted(group.sort_values("length").groupby("model"), key=lambda item: model_key(item[0])):
-            ratios = ", ".join(f"{number(r.vs_bert, 2)} at {r.length}" for r in part.itertuples())
+            ratios = ", ".join(f"{number(r.vs_bert, 2)} at {r.length}" + f" ({r.mode} only)" * (r.mode == "eager" != usual.get(r.length)) for r in part.itertuples())
             parts.append(f"`{model}` {ratios}")
         lines.append(f"- **Against BERT** ({device}, {tokens} tokens a step, {WORDS[kind]}, each in its fastest mode), times as "
                      f"fast by length: {'; '.join(parts)}.")

@@ -6,7 +6,8 @@ them. A step starts and ends with the device idle. Ratios are taken within a rou
 is: `vs_bert` = t_bert / t_ours, `vs_bound` = t_bound / t_ours (the bound is the same model with the mixing removed:
 nothing can be faster, so at most 1 but for noise), and so on for the peers (`peers.py`) that are measured
 along. Median and quartiles, never the mean: one interruption must not decide. On a CPU only ratios mean anything elsewhere; absolute times are a measurement on a GPU,
-where `launched_s` is when the host was through with a step: near the step's own time the GPU has waited for it.
+where `launched_s` is when the host was through with a step: near the step's own time the GPU has waited for it (or, of more than a thousand
+launches, it for the GPU).
 
 A training step is forward, backward and AdamW's step; inference is a forward pass in evaluation mode. There is no
 padding and no attention mask, so that attention may take its fused kernel; which one ran is in the record's

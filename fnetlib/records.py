@@ -280,15 +280,16 @@ def task_minutes(record: Record, others: Iterable[Record]) -> float:
         work = {**recipe, "mixers": sorted(recipe["mixers"])} if recipe else r.model
         return [r.task, work, r.env.get("device_name"), *(r.params.get(name) for name in TASK_PACE), task_distilled(r)]
 
-    def parts(r: Record) -> list[tuple[float, float]]:  # (seconds, examples seen)
+    def parts(r: Record) -> list[tuple[float, float, int]]:  # (seconds, examples seen, experts who judge each)
         epochs, size, experts = r.params["epochs"], r.data.sizes["train"], r.params.get("distill_experts", 1)
-        return [(r.timing.get("task_teacher_s") or 0, (r.params.get("expert_epochs") or epochs) * size * experts),
-                (r.timing.get("task_states_s") or 0, r.params["distill_epochs"] * size), (r.timing.get("wall_s") or 0, epochs * size)]
+        return [(r.timing.get("task_teacher_s") or 0, (r.params.get("expert_epochs") or epochs) * size * experts, 1),
+                (r.timing.get("task_states_s") or 0, r.params["distill_epochs"] * size, 1), (r.timing.get("wall_s") or 0, epochs * size, experts)]
 
-    known = [parts(r) for r in (record, *others) if _task_timed(r) and kind(r) == kind(record)]
-    if not known:
-        return sum(seconds for seconds, _ in parts(record)) / 60
-    return sum(min(seconds / seen for seconds, seen in part) * wanted for part, (_, wanted) in zip(zip(*known), parts(record))) / 60
+    known, total = [parts(r) for r in (record, *others) if _task_timed(r) and kind(r) == kind(record)], 0.0
+    for own, part in zip(parts(record), zip(*known) if known else ((),) * 3):
+        paces = [seconds / seen for seconds, seen, experts in part if experts == own[2]]
+        total += min(paces) * own[1] if paces else own[0]
+    return total / 60
 
 
 def _task_timed(record: Record) -> bool:
@@ -302,7 +303,7 @@ def last_errors(history: list[dict[str, Any]]) -> list[float]:
 
 
 TASK_DISTILLED = {"task": "distill_epochs", "pairs": "distill_pairs", "edits": "distill_edits"}
-TASK_PACE = ("distill_experts", "batch_size", "accumulate", "precision", "compile", "pad_to", "group_by_length", "max_length")  # what its pace depends on
+TASK_PACE = ("batch_size", "accumulate", "precision", "compile", "pad_to", "group_by_length", "max_length")  # what its pace depends on
 PACE = ("adapt", "batch_size", "length", "shortest", "precision", "compile", "logits_weight")  # what the pace depends on
 
 

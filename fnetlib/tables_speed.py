@@ -85,16 +85,16 @@ def speed(results: Results) -> Table:
 
 
 SUMMARISED = {"gpu": "bf16", "cpu": "fp32"}  # the precision that one would run
-RULE = ("Each model is in its fastest mode and so is BERT: the ratio to BERT side by side in the model's mode, times BERT's time in its own "
-        "fastest mode over its time in that one")
+RULE = ("Each model is in the fastest of the modes that it was measured in, and so is BERT: the ratio to BERT side by side in the model's mode, "
+        "times BERT's time in its fastest mode over its time in the model's (medians over all runs, between which it differs by some percent)")
 
 
 def fastest(records: list[Record], shape: str = "bert-base") -> pd.DataFrame:
     """Every model beside BERT, one row a (where, device, tokens, length, kind, model): how many times as fast as BERT and as
     the bound it is, in `mode`; as the best peer, which is `peer`, in `peer_mode`; its peak memory over BERT's in `peak_mode`.
 
-    RULE says how modes (eager, compiled; the faster of several backends) are compared, with the bound as with BERT. Ratios are medians
-    within rounds, for BERT's time differs between sessions. bf16 on a GPU, fp32 on a CPU. The device that most was measured on comes first.
+    RULE says how modes (eager, compiled; the faster of several backends) are compared, with the bound as with BERT; a peer is compared in
+    one mode. Ratios are medians within rounds. bf16 on a GPU, fp32 on a CPU. The device that most was measured on comes first.
     """
     data = speed_frame(records)
     data = data[(data["shape"] == shape) & (data["status"] == "finished") & ~data["padded"].astype(bool)]
@@ -121,22 +121,31 @@ def _beside_bert(group: pd.DataFrame, kind: str) -> pd.DataFrame:
     rows = group.dropna(subset=f"{kind}_s").sort_values(f"{kind}_s").drop_duplicates(["model", "mode"])
     rows = rows[["model", "mode"]].assign(seconds=rows[f"{kind}_s"].astype(float), peak_vs_bert=rows[f"{kind}_peak_bytes_vs_bert"],
                                           **{name: rows[f"{kind}_{name}"].astype(float) for name in ("vs_bert", "vs_bound")})
-    rows["vs_bert"] *= _of_its_fastest(rows, "bert")
-    rows = rows.sort_values(["vs_bert", "seconds"], ascending=[False, True])
-    rows["vs_bound"] *= _of_its_fastest(rows, "bound")
-    found = rows.drop_duplicates("model").assign(is_peer=lambda r: r["model"].isin(PEER_NAMES))
+    for name in ("vs_bert", "vs_bound"):
+        rows[name] *= _worth(rows, name)
+    rows = rows.sort_values(["vs_bert", "seconds"], ascending=[False, True])  # of each model its fastest mode first
+    found = rows.drop_duplicates("model").assign(is_peer=lambda r: r["model"].isin(PEER_NAMES)).drop(columns="peak_vs_bert")
     peaks = rows.dropna(subset="peak_vs_bert").drop_duplicates("model")[["model", "mode", "peak_vs_bert"]]
-    found = found.drop(columns="peak_vs_bert").merge(peaks.rename(columns={"mode": "peak_mode"}), on="model", how="left")
-    peer = found[found["is_peer"] & found["vs_bert"].notna()].head(1)  # the fastest comes first
-    found["peer"], found["peer_mode"], as_fast = next(peer[["model", "mode", "vs_bert"]].itertuples(index=False), (None, None, None))
-    found["vs_best_peer"] = found["vs_bert"] / as_fast if len(peer) else None
-    return found[_BESIDE]
+    found = found.merge(peaks.rename(columns={"mode": "peak_mode"}), on="model", how="left")
+    return found.merge(_best_peer(rows), on="model", how="left")[_BESIDE]
 
 
-def _of_its_fastest(rows: pd.DataFrame, model: str) -> pd.Series:
-    """For every row, what a ratio to `model` in the row's mode is worth against its fastest mode, that of its first row: at most 1."""
-    seconds = rows[rows["model"] == model].set_index("mode")["seconds"]
-    return (seconds.head(1).sum() / rows["mode"].map(seconds)).clip(upper=1).fillna(1)
+def _worth(rows: pd.DataFrame, ratio: str) -> pd.Series:
+    """For every row, what a ratio to a reference in the row's mode is worth against the reference's fastest mode: at most 1.
+
+    The reference's time in a mode: the median of what it took beside each of the rows.
+    """
+    seconds = (rows["seconds"] * rows[ratio]).groupby(rows["mode"]).median()
+    return seconds.min() / rows["mode"].map(seconds)
+
+
+def _best_peer(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of each model the peer that leaves it the smallest lead, both in one mode, the model's fastest that the peer has too."""
+    peers = rows[rows["model"].isin(PEER_NAMES)].rename(columns={"model": "peer", "vs_bert": "peer_vs_bert"})
+    pairs = rows.merge(peers[["peer", "mode", "peer_vs_bert"]], on="mode").drop_duplicates(["model", "peer"])
+    pairs = pairs.assign(vs_best_peer=pairs["vs_bert"] / pairs["peer_vs_bert"]).dropna(subset="vs_best_peer")
+    pairs = pairs.sort_values("vs_best_peer", kind="stable").drop_duplicates("model")
+    return pairs.rename(columns={"mode": "peer_mode"})[["model", "peer", "peer_mode", "vs_best_peer"]]
 
 
 def on_one_device(data: pd.DataFrame, models: Collection[str], kind: str = "train") -> pd.DataFrame:
@@ -169,7 +178,7 @@ def of_one_device(records: list[Record]) -> list[Record]:
 def entries(results: Results) -> dict[str, Any]:
     """The summary's figures: `speed.<gpu|cpu>.n<length>.<train|infer>.<model>` = {vs_bound, vs_bert, vs_best_peer, device, mode,
     peer_mode}, how many times as fast (peer_mode: the mode of vs_best_peer), and `memory.n<length>.<model>` = {vs_bert, device,
-    mode}, peak memory of a training step on a GPU as a share of BERT's. RULE says in which mode."""
+    mode}, peak memory of a training step on a GPU as a share of BERT's, in the fastest mode that has it. RULE says how modes are compared."""
     found: dict[str, Any] = {"speed": {}, "memory": {}}
     for r in beside_bert(results).itertuples():
         place = found["speed"].setdefault(r.where, {}).setdefault(f"n{r.length}", {}).setdefault(r.kind, {})

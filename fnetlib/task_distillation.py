@@ -113,6 +113,8 @@ class EditedWords:
 class ExpertTrainer(GlueTrainer):
     """A GlueTrainer whose student learns from `experts`; it is evaluated on the labels all the same."""
 
+    needs_states = False
+
     def __init__(self, experts: list[PreTrainedModel], **kwargs):
         super().__init__(**kwargs)
         self.experts = [expert.to(self.args.device).eval().requires_grad_(False) for expert in experts]
@@ -140,7 +142,7 @@ class ExpertTrainer(GlueTrainer):
         inputs = {name: value for name, value in inputs.items() if name != "labels"}
         with torch.no_grad():
             target = self.target(inputs)
-        found = model(**inputs, output_hidden_states=True)
+        found = model(**inputs, output_hidden_states=self.needs_states)
         loss = self.distance(found, target, inputs["attention_mask"].bool())
         return (loss, found) if return_outputs else loss
 
@@ -154,6 +156,8 @@ class ExpertTrainer(GlueTrainer):
 
 class StatesTrainer(ExpertTrainer):
     """The first step: mean over the layers of the errors against the first expert's states, real tokens only."""
+
+    needs_states = True
 
     def target(self, inputs):
         return self.experts[0](**inputs, output_hidden_states=True).hidden_states
@@ -177,7 +181,8 @@ class PredictionsTrainer(ExpertTrainer):
 
 def mean_prediction(logits: torch.Tensor, regression: bool) -> torch.Tensor:
     """Of `[experts, n, classes]` the mean value, or the logarithm of the mean probabilities, `[n, classes]`."""
-    return logits.mean(0) if regression else logits.float().log_softmax(-1).logsumexp(0) - math.log(len(logits))
+    logits = logits.float()
+    return logits.mean(0) if regression else logits.log_softmax(-1).logsumexp(0) - math.log(len(logits))
 
 
 SEED_STEP = 1000  # between the experts of one run
@@ -185,7 +190,10 @@ SEED_STEP = 1000  # between the experts of one run
 
 def fine_tuned_berts(params: FinetuneParams, data: TaskData, teacher: Teacher, make: Callable[[], PreTrainedModel], seed: int,
                      work: Path) -> tuple[list[PreTrainedModel], float | None]:
-    """`distill_experts` of `fine_tuned_bert`, of the run's seed and others, and their seconds together; make: a BERT that knows no task."""
+    """`distill_experts` of `fine_tuned_bert`, of the run's seed and others, and their seconds together; make: a BERT that knows no task.
+
+    Runs whose seeds are SEED_STEP apart have experts in common.
+    """
     experts, seconds = [], []
     for number in range(params.distill_experts):
         own = seed + SEED_STEP * number
@@ -231,7 +239,7 @@ def distill_task(params: FinetuneParams, data: TaskData, teacher: Teacher, exper
         say(f"  task distillation: {params.distill_epochs} epochs on states")
         first = params.model_copy(update={"epochs": params.distill_epochs,
                                           "learning_rate": params.distill_rate or params.learning_rate})
-        seconds = _fit(make_trainer(first, data, teacher, student, seed, folder, partial(StatesTrainer, experts)))
+        seconds = _fit(make_trainer(first, data, teacher, student, seed, folder, partial(StatesTrainer, experts[:1])))
         student.save_pretrained(folder)
         done.write_text(json.dumps(seconds))
     return partial(PredictionsTrainer, experts), json.loads(done.read_text())

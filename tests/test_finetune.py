@@ -540,6 +540,7 @@ def test_several_experts_judge_together(params, tmp_path, monkeypatch):
     asked = params(model="fnet", distill_epochs=1, distill_experts=3, epochs=1, train_size=16, eval_size=16, learning_rate=1e-2)
     record, = finetune(asked)
     assert seeds == [("GlueTrainer", 1), ("GlueTrainer", 1001), ("GlueTrainer", 2001), ("StatesTrainer", 1)]
+    assert record.timing["task_teacher_s"] > 0
     mean, theirs = seen[0]
     torch.testing.assert_close(mean, torch.stack(theirs).mean(0))
     assert (theirs[0] - theirs[1]).abs().max() > 1e-4 and record.params["distill_experts"] == 3
@@ -547,10 +548,8 @@ def test_several_experts_judge_together(params, tmp_path, monkeypatch):
 
 
 def test_the_mean_prediction_of_a_regression_is_the_mean():
-    logits = torch.randn(3, 4, 1, dtype=torch.float64)
+    logits = torch.randn(3, 4, 1)
     torch.testing.assert_close(task_distillation.mean_prediction(logits, True), logits.sum(0) / 3)
-    logits = torch.randn(3, 4, 2)
-    torch.testing.assert_close(task_distillation.mean_prediction(logits, False).exp().sum(-1), torch.ones(4))
 
 
 def test_each_step_of_task_distillation_has_its_own_epochs_and_rate(params, monkeypatch):
