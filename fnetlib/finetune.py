@@ -24,7 +24,7 @@ from .params import FinetuneParams, ParameterError, parse_grid
 from .provenance import code, environment, find_root, now
 from .records import Record, RecordStore, choose, make_run_id
 from .tasks import TaskData, load_task, results_folder
-from .task_distillation import distill_task, fine_tuned_berts
+from .task_distillation import distill_task, fine_tuned_bert
 from .teacher import Teacher, load_teacher, remembered
 from .transfer import DEFAULT_GROUPS, Transfer, build_student, sentence_batch
 
@@ -139,8 +139,10 @@ def _train(params: FinetuneParams, data: TaskData, teacher: Teacher, model: str,
     student, report = build(params, data, teacher, model, sentences, adapted)
     extra, kind = {}, GlueTrainer
     if params.distill_epochs:
-        experts, seconds = fine_tuned_berts(params, data, teacher, lambda: build(params, data, teacher, "bert", sentences)[0], seed, work)
-        kind, states_s = distill_task(params, data, teacher, experts, student, seed, work)
+        set_seed(seed)
+        bert, _ = build(params, data, teacher, "bert", sentences)
+        expert, seconds = fine_tuned_bert(params, data, teacher, bert, seed, work)
+        kind, states_s = distill_task(params, data, teacher, expert, student, seed, work)
         extra = {"task_teacher_s": seconds, "task_states_s": states_s}
     trainer = make_trainer(params, data, teacher, student, seed, work, kind)
     if trainer.args.device.type == "cuda":

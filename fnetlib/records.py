@@ -280,16 +280,15 @@ def task_minutes(record: Record, others: Iterable[Record]) -> float:
         work = {**recipe, "mixers": sorted(recipe["mixers"])} if recipe else r.model
         return [r.task, work, r.env.get("device_name"), *(r.params.get(name) for name in TASK_PACE), task_distilled(r)]
 
-    def parts(r: Record) -> list[tuple[float, float, int]]:  # (seconds, examples seen, experts who judge each)
-        epochs, size, experts = r.params["epochs"], r.data.sizes["train"], r.params.get("distill_experts", 1)
-        return [(r.timing.get("task_teacher_s") or 0, (r.params.get("expert_epochs") or epochs) * size * experts, 1),
-                (r.timing.get("task_states_s") or 0, r.params["distill_epochs"] * size, 1), (r.timing.get("wall_s") or 0, epochs * size, experts)]
+    def parts(r: Record) -> list[tuple[float, float]]:  # (seconds, examples seen)
+        epochs, size = r.params["epochs"], r.data.sizes["train"]
+        return [(r.timing.get("task_teacher_s") or 0, (r.params.get("expert_epochs") or epochs) * size),
+                (r.timing.get("task_states_s") or 0, r.params["distill_epochs"] * size), (r.timing.get("wall_s") or 0, epochs * size)]
 
-    known, total = [parts(r) for r in (record, *others) if _task_timed(r) and kind(r) == kind(record)], 0.0
-    for own, part in zip(parts(record), zip(*known) if known else ((),) * 3):
-        paces = [seconds / seen for seconds, seen, experts in part if experts == own[2]]
-        total += min(paces) * own[1] if paces else own[0]
-    return total / 60
+    known = [parts(r) for r in (record, *others) if _task_timed(r) and kind(r) == kind(record)]
+    if not known:
+        return sum(seconds for seconds, _ in parts(record)) / 60
+    return sum(min(seconds / seen for seconds, seen in part) * wanted for part, (_, wanted) in zip(zip(*known), parts(record))) / 60
 
 
 def _task_timed(record: Record) -> bool:

@@ -4,16 +4,13 @@ First its states are matched to the fine-tuned BERT's, then its predictions (Tin
 equal, so states are matched without projections). Both start with BERT's own pooler and classifier, which the student's
 states are to fit. The fine-tuned BERT judges any text, so a task has more examples than were labelled: TinyBERT's data
 augmentation replaces words by what a language model proposes; here words are dropped, exchanged or replaced by another
-text's, and first and second texts are paired anew, both without a model and drawn anew in every epoch. Several BERTs, fine-tuned
-under a seed each, may judge together (`distill_experts`): what is learned then is the mean of their predictions (an ensemble's
-knowledge: Hinton 2015, section 1).
+text's, and first and second texts are paired anew, both without a model and drawn anew in every epoch.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import time
 import zlib
 from collections.abc import Callable
@@ -24,7 +21,7 @@ from typing import Any
 import torch
 from filelock import FileLock
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .callbacks import last_checkpoint, say
 from .distill import layer_errors, prediction_error
@@ -111,13 +108,11 @@ class EditedWords:
 
 
 class ExpertTrainer(GlueTrainer):
-    """A GlueTrainer whose student learns from `experts`; it is evaluated on the labels all the same."""
+    """A GlueTrainer whose student learns from `expert`; it is evaluated on the labels all the same."""
 
-    needs_states = False
-
-    def __init__(self, experts: list[PreTrainedModel], **kwargs):
+    def __init__(self, expert: PreTrainedModel, **kwargs):
         super().__init__(**kwargs)
-        self.experts = [expert.to(self.args.device).eval().requires_grad_(False) for expert in experts]
+        self.expert = expert.to(self.args.device).eval().requires_grad_(False)
 
     def get_train_dataloader(self):
         """The Trainer's, with new pairs and edited words where they are asked for; evaluation has the task's own."""
@@ -141,67 +136,29 @@ class ExpertTrainer(GlueTrainer):
             return super().compute_loss(model, inputs, return_outputs, **kwargs)
         inputs = {name: value for name, value in inputs.items() if name != "labels"}
         with torch.no_grad():
-            target = self.target(inputs)
-        found = model(**inputs, output_hidden_states=self.needs_states)
+            target = self.expert(**inputs, output_hidden_states=True)
+        found = model(**inputs, output_hidden_states=True)
         loss = self.distance(found, target, inputs["attention_mask"].bool())
         return (loss, found) if return_outputs else loss
-
-    def target(self, inputs: dict[str, Any]) -> Any:
-        """What the experts say of a batch."""
-        raise NotImplementedError
 
     def distance(self, found, target, real: torch.Tensor) -> torch.Tensor:
         raise NotImplementedError
 
 
 class StatesTrainer(ExpertTrainer):
-    """The first step: mean over the layers of the errors against the first expert's states, real tokens only."""
-
-    needs_states = True
-
-    def target(self, inputs):
-        return self.experts[0](**inputs, output_hidden_states=True).hidden_states
+    """The first step: mean over the layers of the states' errors, real tokens only."""
 
     def distance(self, found, target, real):
-        return layer_errors(found.hidden_states[1:], target[1:], real).mean()
+        return layer_errors(found.hidden_states[1:], target.hidden_states[1:], real).mean()
 
 
 class PredictionsTrainer(ExpertTrainer):
-    """The second step: Kullback-Leibler divergence from the mean of the experts' probabilities; of a regression the squared distance
-    from their mean."""
-
-    def target(self, inputs):
-        return mean_prediction(torch.stack([expert(**inputs).logits for expert in self.experts]), self.task.regression)
+    """The second step: Kullback-Leibler divergence of the predictions; of a regression the squared distance."""
 
     def distance(self, found, target, real):
         if self.task.regression:
-            return (found.logits - target).float().pow(2).mean()
-        return prediction_error(found.logits, target)
-
-
-def mean_prediction(logits: torch.Tensor, regression: bool) -> torch.Tensor:
-    """Of `[experts, n, classes]` the mean value, or the logarithm of the mean probabilities, `[n, classes]`."""
-    logits = logits.float()
-    return logits.mean(0) if regression else logits.log_softmax(-1).logsumexp(0) - math.log(len(logits))
-
-
-SEED_STEP = 1000  # between the experts of one run
-
-
-def fine_tuned_berts(params: FinetuneParams, data: TaskData, teacher: Teacher, make: Callable[[], PreTrainedModel], seed: int,
-                     work: Path) -> tuple[list[PreTrainedModel], float | None]:
-    """`distill_experts` of `fine_tuned_bert`, of the run's seed and others, and their seconds together; make: a BERT that knows no task.
-
-    Runs whose seeds are SEED_STEP apart have experts in common.
-    """
-    experts, seconds = [], []
-    for number in range(params.distill_experts):
-        own = seed + SEED_STEP * number
-        set_seed(own)
-        expert, took = fine_tuned_bert(params, data, teacher, make(), own, work)
-        experts.append(expert)
-        seconds.append(took)
-    return experts, None if None in seconds else sum(seconds)
+            return (found.logits - target.logits).float().pow(2).mean()
+        return prediction_error(found.logits, target.logits)
 
 
 def fine_tuned_bert(params: FinetuneParams, data: TaskData, teacher: Teacher, bert: PreTrainedModel, seed: int,
@@ -211,7 +168,7 @@ def fine_tuned_bert(params: FinetuneParams, data: TaskData, teacher: Teacher, be
 
     It is kept beside `work`, so that students of one seed share it; processes that need the same one wait for it.
     """
-    own = {name: EXTRAS[name] for name in ("distill_epochs", "distill_pairs", "distill_edits", "distill_rate", "distill_experts", "expert_epochs")}
+    own = {name: EXTRAS[name] for name in ("distill_epochs", "distill_pairs", "distill_edits", "distill_rate", "expert_epochs")}
     plain = params.model_copy(update={**own, "epochs": params.expert_epochs or params.epochs, "student": ""})
     decisive = json.dumps([plain.decisive(), params.task, seed, data.record.fingerprint, teacher.fingerprint])
     folder = work.parent / f"expert-{params.task}-{seed}-{hashlib.sha256(decisive.encode()).hexdigest()[:10]}"
@@ -226,11 +183,11 @@ def fine_tuned_bert(params: FinetuneParams, data: TaskData, teacher: Teacher, be
         return type(bert).from_pretrained(folder), json.loads(done.read_text())
 
 
-def distill_task(params: FinetuneParams, data: TaskData, teacher: Teacher, experts: list[PreTrainedModel],
+def distill_task(params: FinetuneParams, data: TaskData, teacher: Teacher, expert: PreTrainedModel,
                  student: PreTrainedModel, seed: int, work: Path) -> tuple[Callable[..., PredictionsTrainer], float | None]:
     """The first step, in place; returns the Trainer's class for the second, and the seconds of the first."""
-    student.bert.pooler.load_state_dict(experts[0].bert.pooler.state_dict())
-    student.classifier.load_state_dict(experts[0].classifier.state_dict())
+    student.bert.pooler.load_state_dict(expert.bert.pooler.state_dict())
+    student.classifier.load_state_dict(expert.classifier.state_dict())
     folder = work / "states"
     done = folder / "seconds.json"
     if done.is_file():  # a killed run's first step
@@ -239,10 +196,10 @@ def distill_task(params: FinetuneParams, data: TaskData, teacher: Teacher, exper
         say(f"  task distillation: {params.distill_epochs} epochs on states")
         first = params.model_copy(update={"epochs": params.distill_epochs,
                                           "learning_rate": params.distill_rate or params.learning_rate})
-        seconds = _fit(make_trainer(first, data, teacher, student, seed, folder, partial(StatesTrainer, experts[:1])))
+        seconds = _fit(make_trainer(first, data, teacher, student, seed, folder, partial(StatesTrainer, expert)))
         student.save_pretrained(folder)
         done.write_text(json.dumps(seconds))
-    return partial(PredictionsTrainer, experts), json.loads(done.read_text())
+    return partial(PredictionsTrainer, expert), json.loads(done.read_text())
 
 
 def _fit(trainer: GlueTrainer) -> float | None:

@@ -524,34 +524,6 @@ def test_task_distillation_starts_from_the_same_tasks_bert(params, tmp_path, mon
     assert "distill_epochs" not in params().decisive()
 
 
-def test_several_experts_judge_together(params, tmp_path, monkeypatch):
-    """Each has a seed of its own, the run's first; what is learned is the mean of their probabilities."""
-    seen = []
-    fit, predictions = task_distillation._fit, task_distillation.PredictionsTrainer.target
-
-    def target(trainer, inputs):
-        found = predictions(trainer, inputs)
-        seen.append((found.exp(), [expert(**inputs).logits.softmax(-1) for expert in trainer.experts]))
-        return found
-
-    seeds = []
-    monkeypatch.setattr(task_distillation, "_fit", lambda trainer: seeds.append((type(trainer).__name__, trainer.args.seed)) or fit(trainer))
-    monkeypatch.setattr(task_distillation.PredictionsTrainer, "target", target)
-    asked = params(model="fnet", distill_epochs=1, distill_experts=3, epochs=1, train_size=16, eval_size=16, learning_rate=1e-2)
-    record, = finetune(asked)
-    assert seeds == [("GlueTrainer", 1), ("GlueTrainer", 1001), ("GlueTrainer", 2001), ("StatesTrainer", 1)]
-    assert record.timing["task_teacher_s"] > 0
-    mean, theirs = seen[0]
-    torch.testing.assert_close(mean, torch.stack(theirs).mean(0))
-    assert (theirs[0] - theirs[1]).abs().max() > 1e-4 and record.params["distill_experts"] == 3
-    assert "distill_experts" not in params(distill_epochs=1).decisive()
-
-
-def test_the_mean_prediction_of_a_regression_is_the_mean():
-    logits = torch.randn(3, 4, 1)
-    torch.testing.assert_close(task_distillation.mean_prediction(logits, True), logits.sum(0) / 3)
-
-
 def test_each_step_of_task_distillation_has_its_own_epochs_and_rate(params, monkeypatch):
     seen = []
     fit = task_distillation._fit
@@ -568,7 +540,7 @@ def test_new_pairs_are_first_texts_with_other_second_ones(params, tmp_path):
     asked = params(task="qnli", model="fnet", distill_epochs=1, distill_pairs=0.5, epochs=1, max_length=24)
     data, teacher = load_task("qnli", "synthetic", 48, 32), load_teacher(asked.teacher)
     bert, student = (module.build(asked, data, teacher, model, 48)[0] for model in ("bert", "fnet"))
-    trainer = make_trainer(asked, data, teacher, student, 1, tmp_path, partial(task_distillation.StatesTrainer, [bert]))
+    trainer = make_trainer(asked, data, teacher, student, 1, tmp_path, partial(task_distillation.StatesTrainer, bert))
     known = {(tuple(row["input_ids"][:(cut := row["token_type_ids"].index(1))]), tuple(row["input_ids"][cut:]))
              for row in trainer.train_dataset}
 
@@ -638,7 +610,7 @@ def test_a_resumed_run_draws_the_same_new_examples(params, tmp_path, share):
     def trained(work, resume=None, kill=None):
         set_seed(1)
         bert, student = (module.build(asked, data, teacher, model, 48)[0] for model in ("bert", "fnet"))
-        trainer = make_trainer(asked, data, teacher, student, 1, work, partial(task_distillation.PredictionsTrainer, [bert]))
+        trainer = make_trainer(asked, data, teacher, student, 1, work, partial(task_distillation.PredictionsTrainer, bert))
         if kill:
             trainer.add_callback(KillAfter(kill))
         trainer.train(resume_from_checkpoint=resume)
@@ -655,7 +627,7 @@ def test_both_kinds_of_new_examples_go_together(params, tmp_path):
     asked = params(task="qnli", model="fnet", distill_epochs=1, distill_edits=1.0, distill_pairs=1.0, epochs=1)
     data, teacher = load_task("qnli", "synthetic", 48, 32), load_teacher(asked.teacher)
     bert, student = (module.build(asked, data, teacher, model, 48)[0] for model in ("bert", "fnet"))
-    trainer = make_trainer(asked, data, teacher, student, 1, tmp_path, partial(task_distillation.StatesTrainer, [bert]))
+    trainer = make_trainer(asked, data, teacher, student, 1, tmp_path, partial(task_distillation.StatesTrainer, bert))
     firsts = {tuple(row["input_ids"][:row["token_type_ids"].index(1)]) for row in trainer.train_dataset}
     seen = [tuple(ids[types == 0].tolist()) for batch in trainer.get_train_dataloader()
             for ids, types in zip(batch["input_ids"], batch["token_type_ids"])]
@@ -666,7 +638,7 @@ def test_edited_words_are_trained_on_and_not_evaluated_on(params, tmp_path):
     asked = params(task="cola", model="fnet", distill_epochs=1, distill_edits=0.5, epochs=1)
     data, teacher = load_task("cola", "synthetic", 48, 32), load_teacher(asked.teacher)
     bert, student = (module.build(asked, data, teacher, model, 48)[0] for model in ("bert", "fnet"))
-    trainer = make_trainer(asked, data, teacher, student, 1, tmp_path, partial(task_distillation.PredictionsTrainer, [bert]))
+    trainer = make_trainer(asked, data, teacher, student, 1, tmp_path, partial(task_distillation.PredictionsTrainer, bert))
 
     def texts(loader) -> list[tuple]:
         return [tuple(ids[mask.bool()].tolist()) for batch in loader for ids, mask in zip(batch["input_ids"], batch["attention_mask"])]
@@ -682,7 +654,6 @@ def test_edited_words_are_trained_on_and_not_evaluated_on(params, tmp_path):
     ({"distill_edits": 0.5}, "distill_edits: edited texts have no labels"),
     ({"distill_pairs": 0.5}, "distill_pairs: new pairs have no labels"),
     ({"distill_rate": 1e-4}, "distill_rate: nothing is distilled"), ({"expert_epochs": 2}, "expert_epochs: nothing is distilled"),
-    ({"distill_experts": 2}, "distill_experts: nothing is distilled"), ({"distill_experts": 0}, "distill_experts: 0 does not fit"),
     ({"distill_pairs": 0.5, "distill_epochs": 1, "task": "cola"}, "distill_pairs: 'cola' has no pairs"),
     ({"distill_pairs": 1.5, "distill_epochs": 1}, "distill_pairs: 1.5 does not fit")])
 def test_new_examples_need_a_judge_and_new_pairs_a_task_of_pairs(params, values, message):
@@ -705,7 +676,7 @@ def test_task_distillation_brings_states_and_predictions_nearer(params, tmp_path
         return float(states.mean()), float(prediction_error(ours.logits, theirs.logits))
 
     before = distances()
-    kind, _ = task_distillation.distill_task(asked, data, teacher, [expert], student, 1, tmp_path / "work" / "a")
+    kind, _ = task_distillation.distill_task(asked, data, teacher, expert, student, 1, tmp_path / "work" / "a")
     assert distances()[0] < 0.7 * before[0]
     student.classifier.bias.data.add_(torch.tensor([1.0, -1.0]))  # near states predict alike: set them apart
     apart = distances()[1]

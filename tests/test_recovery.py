@@ -118,14 +118,6 @@ def test_minutes_of_task_distillation_follow_the_pace_alone_on_the_device():
     assert task_minutes(shared, [shared, faster]) == 15  # and where none of the kind was alone, it is the lower bound of two
 
 
-def test_minutes_of_several_experts_are_a_kind_of_their_own_and_each_ones_fine_tuning_counts():
-    one, four = distilled(60.0), distilled(60.0, distill_experts=4)
-    assert task_minutes(four, [four, distilled(6.0)]) == pytest.approx((4 * 6 + 6 + 60) / 60)  # every batch is judged four times: another pace
-    short = distilled(30.0, distill_experts=4, expert_epochs=1)  # of each of four the half
-    assert task_minutes(four, [four, short]) == pytest.approx((60 + 30 + 30) / 60)
-    assert task_minutes(one, [one, four]) == pytest.approx((60 / 4 + 60 + 60) / 60)
-
-
 def test_minutes_of_task_distillation_are_those_of_the_same_layers_in_another_order():
     spread, placed = distilled(300.0, model="hybrid-2"), distilled(600.0, model="hybrid-at-1-4")
     assert task_minutes(placed, [placed, spread]) == task_minutes(spread, [placed, spread]) == 15
