@@ -171,10 +171,11 @@ def rounds(contenders: list[Contender], kind: str, warmup: int, repeats: int, cl
         first = number % len(contenders)
         for contender in contenders[first:] + contenders[:first]:
             if contender.error is None:
-                seconds = _try(contender, lambda: _timed(contender, kind, clock), contender.setting.device)
-                if number >= warmup and seconds is not None:
-                    contender.launched[kind].append(seconds[0])
-                    contender.times[kind].append(seconds[1])
+                taken = _try(contender, lambda: _timed(contender, kind, clock), contender.setting.device)
+                if number >= warmup and taken is not None:
+                    launched, seconds = taken
+                    contender.launched[kind].append(launched)
+                    contender.times[kind].append(seconds)
         progress(len(contenders))
 
 

@@ -11,7 +11,7 @@ def test_fastest_modes_are_compared_and_the_closest_peer_is_named(tmp_path):
                for n in (128, 512) for model, mode, speed, seconds in (
                    ("bert", "eager", 1.0, 1.0), ("bert", "layers", 1.0, 0.5), ("fnet", "eager", 1.6, 1.0), ("fnet", "layers", 1.25, 0.5),
                    ("fnet-naive", "eager", 1.5, 1.0), ("bound", "layers", 2.0, 0.5), ("modernbert", "eager", 0.8, 1.0),
-                   ("bigbird", "eager", 0.5, 1.0))]
+                   ("bigbird", "eager", 0.5, 1.0), ("fnet+taylor", "eager", 0.5, 1.0))]
     found = results_of(tmp_path, [*records, *study_records()])
     section = choice.choice(found).sections["test GPU, 4096 tokens a step, training"]
     row = section.iloc[0]
@@ -19,7 +19,8 @@ def test_fastest_modes_are_compared_and_the_closest_peer_is_named(tmp_path):
     assert row["fnet × best peer"] == "2.00 (eager) modernbert" and row["BERT's mode"] == "layers"  # both eager: 1.6 over 0.8
     assert row["fastest"] == "fnet (layers)"
     words = choice.sentences(found)
-    assert any("test GPU, 4096 tokens a step, training, each in its fastest mode), times as fast by length: `fnet` 1.25 at 128, 1.25 at 512." in w for w in words)
+    assert any("test GPU, 4096 tokens a step, training, each in its fastest mode), times as fast by length: `fnet` 1.25 at 128, 1.25 at 512; "
+               "`fnet+taylor` 0.25 at 128 (eager only), 0.25 at 512 (eager only)." in w for w in words)
     assert len(words) == 2 and "inference" in words[1]
 
 
