@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from matplotlib.figure import Figure
 from torch import nn
@@ -161,14 +162,14 @@ def _train(params: TransferParams, teacher: Teacher, student: PreTrainedModel, t
 
 
 def _steps_within(params: TransferParams, teacher: Teacher, student: PreTrainedModel, text: Text, work: Path) -> int:
-    """The steps that fit into `params.minutes`, by the pace of a copy's first steps; kept for a run that is resumed."""
+    """The steps that fit into `params.minutes`, by the pace of a copy's first steps in the first process; kept for a run that is resumed."""
     kept = work / "steps.json"
     if kept.is_file() and (not params.force or (work / FORCED).exists()):
         return json.loads(kept.read_text())
     trainer, _, _ = make_trainer(params, 2 * Pace.WARMUP, teacher, copy.deepcopy(student), text, work / "pace", pace=True)
     trainer.train()
     steps_per_s = next(c for c in trainer.callback_handler.callbacks if isinstance(c, Pace)).steps_per_s
-    steps = max(1, int(60 * params.minutes * steps_per_s))
+    steps, = broadcast_object_list([max(1, int(60 * params.minutes * steps_per_s))])  # each process timed its own
     if trainer.is_world_process_zero():
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(json.dumps(steps))

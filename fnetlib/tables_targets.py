@@ -38,8 +38,8 @@ def best_within(found: dict[str, Any], at: str, minutes: float) -> str:
 
 
 def frame(results: Results) -> pd.DataFrame:
-    """One row a target; `low`, `high`: the interval that stands beside the figure, `at_least`: it is a lower bound, `limit`: what no
-    model can pass, `by`: the model that it is of, the mode in which a speed was measured, or the spread over seeds; `met`: None where nothing was measured."""
+    """One row a target; `low`, `high`: the interval that stands beside the figure, `at_least`: it is a lower bound, `limit`: of the
+    model that does not mix, `by`: the model that it is of, the mode in which a speed was measured, or the spread over seeds; `met`: None where nothing was measured."""
     found, rows = figures(results), []
     for target in results.preset.targets:
         at = target.at if target.within is None else best_within(found, target.at, target.within)
@@ -60,14 +60,16 @@ def table(results: Results) -> Table:
             for target, r in zip(results.preset.targets, data.itertuples())]
     notes = ["The aims are those of the study's plan; those of `+taylor` and `+gated`, later additions, are their plain models'. Figures are those of `summary.json`, square brackets their 95% intervals, round ones the model, the mode that a speed was measured in, or lowest and highest over n seeds; within so many minutes the best of "
              f"what was tried, at {FEWEST_PAIRS} seeds or more, which the same scores choose. *The bound*: the "
-             "same model with no mixing at all; no mixer can pass it. A hybrid's attention may be in any layers."]
+             "same model with no mixing at all, as fast as a mixer that costs nothing. A hybrid's attention may be in any layers. *Aim*: what the plan hopes for beyond; met or missed goes by the first figure. "
+             "Speeds and memory are of BERT-base's shape, steps in fine-tuning of this preset's teacher."]
     if not rows:
         notes = ["This preset sets no targets."]
     return Table("targets", tagged("Targets", results.tag), data, {"": pd.DataFrame(rows)} if rows else {}, notes)
 
 
 def _aim(target: Target) -> str:
-    return " and ".join(f"{word} {value:g}" for word, value in (("at least", target.least), ("at most", target.most)) if value is not None)
+    words = " and ".join(f"{word} {value:g}" for word, value in (("at least", target.least), ("at most", target.most)) if value is not None)
+    return words if target.aim is None else f"{words}, aim {target.aim:g}"
 
 
 def _by(at: str, name: str, beside: dict[str, Any]) -> str | None:

@@ -273,6 +273,32 @@ def test_freezing_is_recorded(params, text):
     assert len(curve(record).axes) == 1
 
 
+def by_two_processes(program: list[str], options: dict) -> str:
+    """What `adapt` prints, trained by two processes."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
+               "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", *program, "adapt",
+               *(part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", str(value)))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr[:3000]
+    return done.stdout
+
+
+def test_two_processes_train_as_many_steps_whatever_each_took_for_its_first(params, text, tmp_path):
+    """Else the slower one would wait for ever for the other's last steps."""
+    folder = tmp_path / "text"
+    folder.mkdir()
+    text.train.to_parquet(folder / "a.parquet")
+    text.held_out.to_parquet(folder / "b.parquet")
+    (tmp_path / "uneven.py").write_text(
+        "import os, sys\nfrom fnetlib import __main__ as cli, callbacks\n"
+        "callbacks.Pace.steps_per_s = property(lambda self: 10.0 - 5 * int(os.environ['RANK']))\nsys.exit(cli.main())\n")
+    options = {**params(model="fnet", minutes=0.02, text=str(folder)).model_dump(exclude_defaults=True),
+               "results": str(tmp_path / "two"), "save": str(tmp_path / "two")}
+    by_two_processes([str(tmp_path / "uneven.py")], options)
+    record, = RecordStore(tmp_path / "two").all()
+    assert record.timing["steps"] == 12 and record.timing["processes"] == 2
+
+
 def test_two_processes_share_a_batch(params, text, tmp_path):
     """The same loss curve as one process on whole batches, up to the errors' denominators, which are each half's own."""
     folder = tmp_path / "text"
@@ -282,13 +308,9 @@ def test_two_processes_share_a_batch(params, text, tmp_path):
     asked = AdaptParams.parse(params(model="fnet", adapt="distill", steps=20, text=str(folder)).model_dump())
     one = adapt(asked, *prepare(asked))
     options = {**asked.model_dump(exclude_defaults=True), "results": str(tmp_path / "two"), "save": str(tmp_path / "two")}
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
-               "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m", "fnetlib", "adapt",
-               *(part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", str(value)))]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
+    printed = by_two_processes(["-m", "fnetlib"], options)
     two, = RecordStore(tmp_path / "two").all()
-    assert (one.timing["processes"], two.timing["processes"]) == (1, 2) and done.stdout.strip() == two.run_id
+    assert (one.timing["processes"], two.timing["processes"]) == (1, 2) and printed.strip() == two.run_id
     assert two.params == {**one.params, "processes": 2} and two.run_id != one.run_id  # a folder can hold both
     assert [h["tokens"] for h in one.metrics.history] == [h["tokens"] for h in two.metrics.history]
     for ours, theirs in zip(one.metrics.history, two.metrics.history):

@@ -49,7 +49,8 @@ class Target(Params):
                                                    "so many")
     least: float | None = None
     most: float | None = None
-    limit: str = Field("", description="where a figure is that nothing can pass; empty: there is none")
+    aim: float | None = Field(None, description="further than `least`, where the plan names one: met or missed goes by `least`")
+    limit: str = Field("", description="where the same figure is of a model that does not mix at all; empty: there is none")
 
 
 class Preset(Params):
