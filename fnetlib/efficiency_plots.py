@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +16,7 @@ from transformers import BertConfig
 from . import flops, published
 from .config import student_config
 from .efficiency import model_config, shape_config
+from .mixers.fourier import MATMUL_MAX_LENGTH
 from .params import PADDED, EfficiencyParams
 from .peers import PEERS
 from .plots import _dashes, _empty, _finish, _length_axis, _panels, colour
@@ -172,8 +174,23 @@ def flops_shares(records: list[Record]) -> Table:
     params = EfficiencyParams.parse({"shape": main_shape(records), "lengths": sorted({r.params["length"] for r in recipes}),
                                      "models": ",".join(sorted({"bert", *(r.model for r in recipes)}, key=model_key))})
     data = trainer_count(params).rename_axis("Model").reset_index()
-    return Table("flops", "FLOPs as a share of BERT's", data, {f"shape {params.shape}, a training step": data},
-                 ["By our formulas at each length, and as the Trainer counts. " + study_sentence()])
+    sections = {f"shape {params.shape}, a training step": data, **{
+        f"{n} tokens: MFLOPs a token of a forward pass": flops_by_part(params, data.Model, n) for n in sorted({n for n, *_ in params.blocks()})}}
+    return Table("flops", "FLOPs as a share of BERT's", data, sections,
+                 ["By our formulas at each length, and as the Trainer counts. " + study_sentence(),
+                  f"Counted: products with half of the hidden spectrum up to {MATMUL_MAX_LENGTH} tokens, FFTs beyond; filters likewise. In half precision products "
+                  "pay for longer and compiled layers fold, which `speed.md` counts where it was measured so; where a GPU takes the whole spectrum "
+                  "(`mixers/whole.py`) it does twice the transform's products, and half are counted."])
+
+
+def flops_by_part(params: EfficiencyParams, models: Iterable[str], length: int) -> pd.DataFrame:
+    """MFLOPs a token of a forward pass of each model at this length: mixing, projection, feed-forward, the rest, all."""
+    rows = []
+    for model in models:
+        counts = {part: value / length / 1e6 for part, value in flops.flops(model_config(params, model, length), 1, length).items()}
+        total, shown = sum(counts.values()), {part: counts[part] for part in ("mixing", "projection", "feed-forward")}
+        rows.append({"Model": model, **{part: f"{value:.2f}" for part, value in {**shown, "rest": total - sum(shown.values()), "all": total}.items()}})
+    return pd.DataFrame(rows)
 
 
 def study_sentence(shape: str = "bert-base") -> str:

@@ -24,12 +24,12 @@ def look_up(found: dict[str, Any], at: str) -> Any:
     return found
 
 
-def best_within(found: dict[str, Any], at: str, minutes: float) -> str:
+def best_within(found: dict[str, Any], at: str, minutes: float, anywhere: bool = True) -> str:
     """Of `quality/qnli/fnet/recovery` the path to the best adapted `fnet` with at most these minutes and enough pairs; `at` if there is
-    none. A hybrid may keep as many layers of attention anywhere: `hybrid-at-1-4` counts as `hybrid-2`."""
+    none. anywhere: a hybrid may keep as many layers of attention wherever it likes, `hybrid-at-1-4` counts as `hybrid-2`."""
     *parents, model, figure = at.split("/")
     names, hybrid = re.escape(model), re.fullmatch(r"hybrid-(\d+)(\+\w+)?", model)
-    if hybrid:
+    if hybrid and anywhere:
         names += rf"|hybrid-at(-\d+){{{hybrid[1]}}}{re.escape(hybrid[2] or '')}"
     entries = {name: entry for name, entry in (look_up(found, "/".join(parents)) or {}).items() if re.match(rf"({names})@", name)
                and entry.get("minutes", math.inf) <= minutes and entry["pairs"] >= FEWEST_PAIRS and entry[figure] is not None}
@@ -39,7 +39,8 @@ def best_within(found: dict[str, Any], at: str, minutes: float) -> str:
 
 def frame(results: Results) -> pd.DataFrame:
     """One row a target; `low`, `high`: the interval that stands beside the figure, `at_least`: it is a lower bound, `limit`: of the
-    model that does not mix, `by`: the model that it is of, the mode in which a speed was measured, or the spread over seeds; `met`: None where nothing was measured."""
+    model that does not mix, `by`: the model that it is of (and the best whose layers of attention were not chosen), the mode in which a speed was measured, or the
+    spread over seeds; `met`: None where nothing was measured."""
     found, rows = figures(results), []
     for target in results.preset.targets:
         at = target.at if target.within is None else best_within(found, target.at, target.within)
@@ -48,7 +49,7 @@ def frame(results: Results) -> pd.DataFrame:
         met = None if value is None else (target.least is None or value >= target.least) and (target.most is None or value <= target.most)
         rows.append([target.what, at, target.least, target.most, value, beside.get("low"), beside.get("high"),
                      bool(look_up(found, f"{parent}_is_lower_bound/{name}")), look_up(found, target.limit),
-                     _by(at, name, beside), met])
+                     _by(at, name, beside, _not_chosen(found, target, at)), met])
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -60,7 +61,7 @@ def table(results: Results) -> Table:
             for target, r in zip(results.preset.targets, data.itertuples())]
     notes = ["The aims are those of the study's plan; those of `+taylor` and `+gated`, later additions, are their plain models'. Figures are those of `summary.json`, square brackets their 95% intervals, round ones the model, the mode that a speed was measured in, or lowest and highest over n seeds; within so many minutes the best of "
              f"what was tried, at {FEWEST_PAIRS} seeds or more, which the same scores choose. *The bound*: the "
-             "same model with no mixing at all, as fast as a mixer that costs nothing. A hybrid's attention may be in any layers. *Aim*: what the plan hopes for beyond; met or missed goes by the first figure. "
+             "same model with no mixing at all, as fast as a mixer that costs nothing. A hybrid's attention may be in any layers, which the scores chose (their search is not in the minutes); *spread*: the best without that choice. *Aim*: what the plan hopes for beyond; met or missed goes by the first figure. "
              "Speeds and memory are of BERT-base's shape, steps in fine-tuning of this preset's teacher."]
     if not rows:
         notes = ["This preset sets no targets."]
@@ -72,9 +73,19 @@ def _aim(target: Target) -> str:
     return words if target.aim is None else f"{words}, aim {target.aim:g}"
 
 
-def _by(at: str, name: str, beside: dict[str, Any]) -> str | None:
-    if model := next((part for part in at.split("/") if "@" in part), None):
-        return f"`{model}`"
+def _not_chosen(found: dict[str, Any], target: Target, at: str) -> str:
+    """Beside the best of all placements of a hybrid's attention the best that keeps it spread, which takes no search."""
+    spread = at if target.within is None else best_within(found, target.at, target.within, anywhere=False)
+    return "" if spread in (at, target.at) else f"; spread {number(look_up(found, spread), 3)}, {_model(spread)}"
+
+
+def _model(at: str) -> str | None:
+    return next((f"`{part}`" for part in at.split("/") if "@" in part), None)
+
+
+def _by(at: str, name: str, beside: dict[str, Any], others: str) -> str | None:
+    if model := _model(at):
+        return model + others
     if "lowest" in beside:
         return f"{number(beside['lowest'], 2)} to {number(beside['highest'], 2)}, n={beside['n']}"
     return beside.get("peer_mode" if name == "vs_best_peer" else "mode")

@@ -387,6 +387,9 @@ def test_the_trainers_count_beside_ours_explains_the_study():
     assert "reports 24.8% fewer FLOs" in efficiency_plots.study_sentence() and "it is 24.8% at any" in efficiency_plots.study_sentence()
     shares = efficiency_plots.flops_shares([efficiency_record("fnet", n) for n in (128, 2048)])
     assert list(shares.data["Model"]) == ["bert", "fnet"] and list(shares.data["2048 tokens"]) == [table.loc["bert", "2048 tokens"], table.loc["fnet", "2048 tokens"]]
+    by_part = shares.sections["128 tokens: MFLOPs a token of a forward pass"].set_index("Model").astype(float)
+    assert by_part.loc["fnet", ["mixing", "projection", "feed-forward", "rest"]].sum() == pytest.approx(by_part.loc["fnet", "all"], abs=0.03)
+    assert by_part.loc["bert", "feed-forward"] == pytest.approx(12 * 4 * 768 * 3072 / 1e6, abs=0.01)
     assert "reports 24.8% fewer" in shares.markdown() and "No recipe was measured." in efficiency_plots.flops_shares([]).markdown()
 
 

@@ -21,7 +21,7 @@ from fnetlib import (
 )
 from fnetlib.config import recipe
 from fnetlib.params import AnalysisParams
-from fnetlib.presets import load_preset
+from fnetlib.presets import Target, load_preset
 from fnetlib.results import labels
 from fnetlib.records import RecordStore
 from fnetlib.results import (
@@ -663,13 +663,13 @@ def test_targets_are_met_missed_or_not_measured(made):
     assert data["met"]["quality/qnli/fnet/recovery"] is None
     assert data.loc["speed/gpu/n512/train/fnet/vs_bert", ["value", "limit"]].tolist() == [1.5, 1.6]
     text = table.markdown()
-    assert "| at least 1.8 | 1.500 (eager) | 1.60 | **missed** |" in text and "not measured" in text and "0.750 [0.75, 0.75] (`hybrid-2@2min`)" in text
+    assert "| at least 1.8, aim 2 | 1.500 (eager) | 1.60 | **missed** |" in text and "not measured" in text and "0.750 [0.75, 0.75] (`hybrid-2@2min`)" in text
 
 
 def test_a_target_of_few_seeds_shows_their_spread(made, monkeypatch):
     pace = {"vs_bert": 1.33, "lowest": 1.1, "highest": 1.56, "n": 2, "device": "test GPU"}
     monkeypatch.setattr(tables_targets, "figures", lambda results: {"throughput": {"rte": {"fnet": pace}}})
-    assert "| at least 1.3 | 1.330 (1.10 to 1.56, n=2) | – | met |" in tables_targets.table(made(*study_records())).markdown()
+    assert "| at least 1.3, aim 1.6 | 1.330 (1.10 to 1.56, n=2) | – | met |" in tables_targets.table(made(*study_records())).markdown()
 
 
 def test_targets_pass_over_models_whose_minutes_are_not_known(made, monkeypatch):
@@ -685,13 +685,20 @@ def test_a_hybrids_target_counts_every_placement_of_as_much_attention(made, monk
     data = tables_targets.frame(made(*study_records())).set_index("at")
     assert data["value"]["quality/cola/hybrid-at-1-4@2min/recovery"] == 0.8
     assert data["value"]["quality/cola/hybrid-at-1-4+taylor@2min/recovery"] == 0.98 and "hybrid-at-1-2-4" not in "".join(data.index)
+    assert data["by"]["quality/cola/hybrid-at-1-4@2min/recovery"] == "`hybrid-at-1-4@2min`; spread 0.700, `hybrid-2@2min`"
+    assert data["by"]["quality/cola/hybrid-at-1-4+taylor@2min/recovery"] == "`hybrid-at-1-4+taylor@2min`"  # no spread one was scored
+
+
+def test_a_target_names_what_is_hoped_for_beyond_it():
+    assert tables_targets._aim(Target(what="speed", at="a", least=1.8, aim=2)) == "at least 1.8, aim 2"
+    assert tables_targets._aim(Target(what="memory", at="a", most=0.7)) == "at most 0.7"
 
 
 def test_a_target_says_where_its_figure_is_a_lower_bound(made, monkeypatch):
     speedup = {"speedup": {"1x": 20.0, "2x": 5.0}, "speedup_is_lower_bound": {"1x": True, "2x": False}}
     monkeypatch.setattr(tables_targets, "figures", lambda results: {"xatl": {"fnet": speedup}})
     text = tables_targets.table(made(*study_records())).markdown()
-    assert "budget 1x | at least 2.5 | at least 20.000 |" in text and "budget 2x | at least 2.5 | 5.000 |" in text
+    assert "budget 1x | at least 2.5, aim 10 | at least 20.000 |" in text and "budget 2x | at least 2.5, aim 10 | 5.000 |" in text
 
 
 def test_a_target_that_is_missed_by_less_than_its_digits_shows_more_of_them(made, monkeypatch):
