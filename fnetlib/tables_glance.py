@@ -39,7 +39,7 @@ def glance(results: Results) -> Table:
     scores = [name for name in dict.fromkeys(name for row in rows.values() for name in row)
               if name not in ("Model", "Recipe") and not name.startswith("×")]
     order = ["Model", "Recipe", *scores, *[name for name in frame if name.startswith("×")]] if rows else []
-    notes = ["Mean ± standard deviation (seeds); in brackets what is left of BERT's lead over a constant prediction, BERT of the same "
+    notes = ["Mean ± standard deviation (seeds); in brackets what is left of BERT's lead over a constant prediction, by these means (paired by seed: `recovery.md`), BERT of the same "
              "recipe and teacher being 100% (none where BERT itself is within two standard deviations of it). *model@2min*: after two minutes of adaptation, the shortest; longer ones are in "
              "`recovery.md`. † some runs predict one class."]
     if speed:
