@@ -4,7 +4,7 @@ The protocol. A block is one (length, precision, mode); its models are all built
 rounds: one step of each model a round, the first one rotating, so that whatever slows the machine down slows all of
 them. A step starts and ends with the device idle. Ratios are taken within a round and say how many times better ours
 is: `vs_bert` = t_bert / t_ours, `vs_bound` = t_bound / t_ours (the bound is the same model with the mixing removed:
-nothing can be faster, so at most 1 but for noise), and so on for the peers (`peers.py`) that are measured
+nothing that has its projection can be faster, so at most 1 but for noise), and so on for the peers (`peers.py`) that are measured
 along. Median and quartiles, never the mean: one interruption must not decide. On a CPU only ratios mean anything elsewhere; absolute times are a measurement on a GPU,
 where `launched_s` is when the host was through with a step: near the step's own time the GPU has waited for it (or, of more than a thousand
 launches, it for the GPU).

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from types import SimpleNamespace
 
 import numpy as np
@@ -135,15 +134,11 @@ def flops_breakdown(params: EfficiencyParams) -> Figure:
     lengths = sorted({length for length, *_ in params.blocks()})
     models = sorted((name for name in params.all_models if name not in PEERS and not name.endswith(PADDED)), key=model_key)
     figure, axes = _panels(len(lengths), min(3, len(lengths)), height=0.32 * len(models) + 0.9, sharey=True)
-    shown = [part for part in flops.PARTS if part in ("mixing", "projection", "feed-forward")]
     for axis, length in zip(axes, lengths):
-        counts = [flops.flops(model_config(params, model, length), 1, length) for model in models]
         left = np.zeros(len(models))
-        for part in [*shown, "rest"]:
-            values = np.array([c[part] if part in c else sum(v for k, v in c.items() if k not in shown) for c in counts])
-            axis.barh(range(len(models)), values / length / 1e6, left=left, color=PART_COLOURS.get(part, "#E69F00"),
-                      label=part, height=0.75, zorder=2)
-            left += values / length / 1e6
+        for part, values in flops_by_part(params, models, length).items():
+            axis.barh(range(len(models)), values, left=left, color=PART_COLOURS.get(part, "#E69F00"), label=part, height=0.75, zorder=2)
+            left += values
         axis.set_yticks(range(len(models)), models)
         axis.set(title=f"{length} tokens", xlabel="MFLOPs a token")
         axis.grid(axis="y", visible=False)
@@ -174,8 +169,10 @@ def flops_shares(records: list[Record]) -> Table:
     params = EfficiencyParams.parse({"shape": main_shape(records), "lengths": sorted({r.params["length"] for r in recipes}),
                                      "models": ",".join(sorted({"bert", *(r.model for r in recipes)}, key=model_key))})
     data = trainer_count(params).rename_axis("Model").reset_index()
-    sections = {f"shape {params.shape}, a training step": data, **{
-        f"{n} tokens: MFLOPs a token of a forward pass": flops_by_part(params, data.Model, n) for n in sorted({n for n, *_ in params.blocks()})}}
+    sections = {f"shape {params.shape}, a training step": data}
+    for n in sorted({n for n, *_ in params.blocks()}):
+        parts = flops_by_part(params, list(data.Model), n)
+        sections[f"{n} tokens: MFLOPs a token of a forward pass"] = parts.assign(all=parts.sum(axis=1)).map("{:.2f}".format).reset_index()
     return Table("flops", "FLOPs as a share of BERT's", data, sections,
                  ["By our formulas at each length, and as the Trainer counts. " + study_sentence(),
                   f"Counted: products with half of the hidden spectrum up to {MATMUL_MAX_LENGTH} tokens, FFTs beyond; filters likewise. In half precision products "
@@ -183,14 +180,11 @@ def flops_shares(records: list[Record]) -> Table:
                   "(`mixers/whole.py`) it does twice the transform's products, and half are counted."])
 
 
-def flops_by_part(params: EfficiencyParams, models: Iterable[str], length: int) -> pd.DataFrame:
-    """MFLOPs a token of a forward pass of each model at this length: mixing, projection, feed-forward, the rest, all."""
-    rows = []
-    for model in models:
-        counts = {part: value / length / 1e6 for part, value in flops.flops(model_config(params, model, length), 1, length).items()}
-        total, shown = sum(counts.values()), {part: counts[part] for part in ("mixing", "projection", "feed-forward")}
-        rows.append({"Model": model, **{part: f"{value:.2f}" for part, value in {**shown, "rest": total - sum(shown.values()), "all": total}.items()}})
-    return pd.DataFrame(rows)
+def flops_by_part(params: EfficiencyParams, models: list[str], length: int) -> pd.DataFrame:
+    """MFLOPs a token of a forward pass at this length, one row a model: mixing, projection, feed-forward and the rest."""
+    counts = pd.DataFrame([flops.flops(model_config(params, model, length), 1, length) for model in models], pd.Index(models, name="Model"))
+    shown = counts[["mixing", "projection", "feed-forward"]]
+    return shown.assign(rest=counts.sum(axis=1) - shown.sum(axis=1)) / length / 1e6
 
 
 def study_sentence(shape: str = "bert-base") -> str:

@@ -138,7 +138,7 @@ def _limit(group: pd.DataFrame) -> str:
     bound = group[(group["model"] == "bound") & (group["length"] >= FROM)].dropna(subset="vs_bert").sort_values("length")
     first, *others = [f"{number(r.vs_bert, 2)}{' times as fast as BERT, each in its fastest mode,' * (i == 0)} at {r.length}{' tokens' * (i == 0)}"
                       for i, r in enumerate(bound.itertuples())] or [""]
-    return f"without any mixing (`bound`) a model is {', '.join([first, *others])}; no mixer can be faster." if first else ""
+    return f"without any mixing (`bound`) a model is {', '.join([first, *others])}; no mixer before the same projection can be faster." if first else ""
 
 
 def _growth(rows: pd.DataFrame) -> str:

@@ -68,7 +68,7 @@ def speed(results: Results) -> Table:
     for key, group in data.groupby(SETTING, sort=False, dropna=False):
         sections[setting_title(key)] = _speed_section(group)
     notes = ["*train* is a training step, *infer* a forward pass: how many times as fast as BERT (BERT 1.00, more is "
-             "faster) and as the bound, the same model with the mixing removed (at most 1.00 but for noise): median "
+             "faster) and as the bound, the same model with the mixing removed (at most 1.00 but for noise, of a model that has its projection): median "
              "[quartiles] of ratios within interleaved rounds; n rounds. Memory and FLOPs are "
              "ours over BERT's (less is better). Inputs are random tokens."]
     if data[[f"{kind}_launched_s" for kind in KINDS]].notna().any(axis=None):

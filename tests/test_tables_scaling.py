@@ -82,7 +82,7 @@ def test_sentences_say_the_limit_the_growth_and_the_mask():
     records += [record("fnet:padded", n, "layers", 1.1, 0.9) for n in (128, 512)] + [record("fnet", 512, "eager", 1.0)]
     line, = sentences(SimpleNamespace(efficiency=records))
     assert line.startswith("- **What limits speed** (test GPU, training, bf16): without any mixing (`bound`) a model is "
-                           "1.50 times as fast as BERT, each in its fastest mode, at 512 tokens, 3.00 at 1024, 6.00 at 2048; no mixer can be faster.")
+                           "1.50 times as fast as BERT, each in its fastest mode, at 512 tokens, 3.00 at 1024, 6.00 at 2048; no mixer before the same projection can be faster.")
     assert "Measured as layers: from 512 tokens on a sequence's time grows as n^2.00 for `bert`, n^1.00 for `fnet`, n^1.00 for `bound`." in line  # a batch is tokens / n
     assert line.endswith("a model keeps with one: `fnet` 90% at 512.")
     assert sentences(SimpleNamespace(efficiency=[])) == sentences(SimpleNamespace(efficiency=[efficiency_record("bert")])) == []
