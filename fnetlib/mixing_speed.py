@@ -297,7 +297,7 @@ def roofline(records: list[Record]) -> Figure:
         axis.plot(grid, np.minimum(grid * bandwidth, peak) / 1e12, color="#444444", lw=1.4,
                   label=f"{bandwidth / 1e12:.1f} TB/s copied, {peak / 1e12:.0f} TFLOP/s in products")
         for way, part in points.groupby("way", sort=False):
-            label = f"{way} (fewer FLOPs than the projection it joins: no point)" if part["flops"].isna().all() else way
+            label = f"{way} (saves FLOPs)" if part["flops"].isna().all() else way
             axis.scatter(part["intensity"], part["flops"] / part["infer_s"] / 1e12, s=22, color=INK[way], label=label, zorder=3)
             for r in part.itertuples():
                 axis.annotate(str(r.length), (r.intensity, r.flops / r.infer_s / 1e12), xytext=(3, 3), fontsize=6,
