@@ -20,6 +20,14 @@ def compiled(model: nn.Module, graphs: bool = False) -> Callable:
     return torch.compile(model, fullgraph=True, dynamic=False, options=GRAPHS if graphs else None)
 
 
+def keeping(share: float) -> contextlib.AbstractContextManager:
+    """What is compiled inside keeps at most this share of the activations' memory for its backward pass, of what keeping all that is
+    not free to recompute would take; the rest is computed again there, what costs least first (PyTorch's partitioner of joint graphs)."""
+    import torch._functorch.config  # slow, and seldom needed
+
+    return torch._functorch.config.patch(activation_memory_budget=share)
+
+
 @contextlib.contextmanager
 def room_for(shapes: int) -> Iterator[None]:
     """Inside, one function can be compiled so many times, whatever was compiled before; RuntimeError beyond."""

@@ -1,6 +1,6 @@
 """One model of an efficiency block: how it is built, what a training step and an inference step of it are.
 
-Eager, compiled whole, or layer by layer; in mode `graphs` each compiled layer's kernels are recorded as a CUDA graph,
+Eager, compiled whole, or layer by layer; modes `lean` and `leaner` (params.LEAN) are the last with fewer activations kept; in mode `graphs` each compiled layer's kernels are recorded as a CUDA graph,
 forward and backward, and launched at once, so that little time goes into launches.
 """
 
@@ -16,7 +16,7 @@ from transformers import PreTrainedConfig
 from . import breakdown
 from .compiling import GRAPHS
 from .modeling import FNetBertForSequenceClassification
-from .params import PADDED
+from .params import LEAN, PADDED
 from .peers import PEERS, peer_model
 
 KINDS = ("infer", "train")  # inference first: its memory must not hold the optimiser's state
@@ -65,7 +65,7 @@ class Contender:
             self.model = (peer_model if self.base in PEERS else FNetBertForSequenceClassification)(self.config)
         self.parameters = self.model.num_parameters()
         self.call = torch.compile(self.model, dynamic=False) if s.mode == "compiled" else self.model
-        if s.mode in ("layers", "graphs"):
+        if s.mode in ("layers", "graphs", *LEAN):
             for layer in layers_of(self.model):
                 layer.compile(fullgraph=self.base not in PEERS, dynamic=False, options=GRAPHS if s.mode == "graphs" else None)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5, fused=True)

@@ -30,12 +30,12 @@ from tqdm.auto import tqdm
 from transformers import BertConfig, PreTrainedConfig
 
 from . import flops
-from .compiling import room_for
+from .compiling import keeping, room_for
 from .config import FILTERS, FNetBertConfig, student_config
 from .contender import KINDS, Contender, Setting, attention_kernels, autocast
 from .mixers.folded import fourier_backend, matrices_of
 from .mixers.fourier import choose_backend
-from .params import PADDED, PRECISIONS, EfficiencyParams, ParameterError, parse_shape
+from .params import LEAN, PADDED, PRECISIONS, EfficiencyParams, ParameterError, parse_shape
 from .peers import PEERS, peer_config
 from .provenance import code, environment, find_root, now
 from .records import Flops, Parameters, Record, RecordStore, make_run_id
@@ -95,7 +95,7 @@ def resolve_device(params: EfficiencyParams) -> tuple[str | None, str]:
             raise ParameterError(f"precisions: {precision!r} is not for this device ({device}); accepted here: "
                                  f"{', '.join(able)}")
     if device == "cpu" and "graphs" in params.modes.split(","):
-        raise ParameterError("modes: 'graphs' needs a GPU; on this CPU of: eager, compiled, layers")
+        raise ParameterError("modes: 'graphs' needs a GPU; on this CPU of: eager, compiled, layers, lean, leaner")
     return device, environment(device, "fp32")["device_name"]
 
 
@@ -254,9 +254,12 @@ def _products(precision: str):
         torch.backends.cuda.matmul.allow_tf32 = before
 
 
+@contextlib.contextmanager
 def _compiler(mode: str):
-    """Room for every model of the block, and an error instead of a silent return to eager where it ends."""
-    return contextlib.nullcontext() if mode == "eager" else room_for(RECOMPILES)
+    """Room for every model of the block, and an error instead of a silent return to eager where it ends; the activations' budget of a
+    lean mode, which is looked up when a layer is first called."""
+    with (contextlib.nullcontext() if mode == "eager" else room_for(RECOMPILES)), keeping(LEAN.get(mode, 1.0)):
+        yield
 
 
 def _free(device: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from . import published
-from .params import PADDED, PEER_NAMES
+from .params import LEAN, PADDED, PEER_NAMES
 from .records import Record, label
 from .results import GROUP, SOLO, Results, footnotes, metric_title, model_key, notes_of, once, tagged, task_title
 from .tables import NONE, Table, average, eval_loss, heading, mean_sd, number, train_loss
@@ -74,6 +74,10 @@ def speed(results: Results) -> Table:
     if data[[f"{kind}_launched_s" for kind in KINDS]].notna().any(axis=None):
         notes.append("*launched*: the share of a step's time after which the host had launched all of it. Near 100% the GPU waits for the host; it may "
                      "also be that the host waits where more than a thousand launches queue.")
+    if data["mode"].isin(LEAN).any():
+        kept = ", ".join(f"*{mode}*: {share:.0%}" for mode, share in LEAN.items())
+        notes.append(f"Lean modes: layers compiled so that of the memory that activations take till the backward pass a part is kept ({kept}) and "
+                     "the rest computed again, of every model alike; what is cheapest to compute again goes first.")
     if data.padded.any():
         notes.append(f"`{PADDED}`: sequences of n/2 to n tokens with their mask, beside BERT and the bound on the same.")
     if data.empty:
@@ -91,7 +95,8 @@ RULE = ("Each model is in the fastest of the modes that it was measured in, and 
 
 def fastest(records: list[Record], shape: str = "bert-base") -> pd.DataFrame:
     """Every model beside BERT, one row a (where, device, tokens, length, kind, model): how many times as fast as BERT and as
-    the bound it is, in `mode`; as the best peer, which is `peer`, in `peer_mode`; its peak memory over BERT's in `peak_mode`.
+    the bound it is, in `mode`; as the best peer, which is `peer`, in `peer_mode`; its peak memory over BERT's in `peak_mode`, the
+    fastest that has it, and in `least_mode`, where it is the smallest share.
 
     RULE says how modes (eager, compiled; the faster of several backends) are compared, with the bound as with BERT; a peer is compared in
     one mode. Ratios are medians within rounds. bf16 on a GPU, fp32 on a CPU. The device that most was measured on comes first.
@@ -114,7 +119,8 @@ def beside_bert(results: Results, shape: str = "bert-base") -> pd.DataFrame:
     return fastest(results.efficiency, shape)
 
 
-_BESIDE = ["model", "is_peer", "mode", "vs_bert", "vs_bound", "peer", "peer_mode", "vs_best_peer", "peak_mode", "peak_vs_bert"]
+_BESIDE = ["model", "is_peer", "mode", "vs_bert", "vs_bound", "peer", "peer_mode", "vs_best_peer", "peak_mode", "peak_vs_bert", "least_mode",
+           "least_vs_bert"]
 
 
 def _beside_bert(group: pd.DataFrame, kind: str) -> pd.DataFrame:
@@ -126,7 +132,9 @@ def _beside_bert(group: pd.DataFrame, kind: str) -> pd.DataFrame:
     rows = rows.sort_values(["vs_bert", "seconds"], ascending=[False, True])  # of each model its fastest mode first
     found = rows.drop_duplicates("model").assign(is_peer=lambda r: r["model"].isin(PEER_NAMES)).drop(columns="peak_vs_bert")
     peaks = rows.dropna(subset="peak_vs_bert").drop_duplicates("model")[["model", "mode", "peak_vs_bert"]]
+    least = rows.dropna(subset="peak_vs_bert").sort_values("peak_vs_bert", kind="stable").drop_duplicates("model")
     found = found.merge(peaks.rename(columns={"mode": "peak_mode"}), on="model", how="left")
+    found = found.merge(least[["model", "mode", "peak_vs_bert"]].set_axis(["model", "least_mode", "least_vs_bert"], axis=1), on="model", how="left")
     return found.merge(_best_peer(rows), on="model", how="left")[_BESIDE]
 
 
@@ -178,7 +186,8 @@ def of_one_device(records: list[Record]) -> list[Record]:
 def entries(results: Results) -> dict[str, Any]:
     """The summary's figures: `speed.<gpu|cpu>.n<length>.<train|infer>.<model>` = {vs_bound, vs_bert, vs_best_peer, device, mode,
     peer_mode}, how many times as fast (peer_mode: the mode of vs_best_peer), and `memory.n<length>.<model>` = {vs_bert, device,
-    mode}, peak memory of a training step on a GPU as a share of BERT's, in the fastest mode that has it. RULE says how modes are compared."""
+    mode, least_vs_bert, least_mode}, peak memory of a training step on a GPU as a share of BERT's in the same mode: the fastest mode that
+    has it, and the one where the share is smallest. RULE says how modes are compared."""
     found: dict[str, Any] = {"speed": {}, "memory": {}}
     for r in beside_bert(results).itertuples():
         place = found["speed"].setdefault(r.where, {}).setdefault(f"n{r.length}", {}).setdefault(r.kind, {})
@@ -187,7 +196,8 @@ def entries(results: Results) -> dict[str, Any]:
                                    "peer_mode": None if pd.isna(r.peer_mode) else r.peer_mode})
         if (r.where, r.kind) == ("gpu", "train") and pd.notna(r.peak_vs_bert):
             found["memory"].setdefault(f"n{r.length}", {}).setdefault(
-                r.model, {"vs_bert": _known(r.peak_vs_bert), "device": r.device_name, "mode": r.peak_mode})
+                r.model, {"vs_bert": _known(r.peak_vs_bert), "device": r.device_name, "mode": r.peak_mode,
+                          "least_vs_bert": _known(r.least_vs_bert), "least_mode": r.least_mode})
     return {name: values for name, values in found.items() if values}
 
 

@@ -88,7 +88,7 @@ def _by(at: str, name: str, beside: dict[str, Any], others: str) -> str | None:
         return model + others
     if "lowest" in beside:
         return f"{number(beside['lowest'], 2)} to {number(beside['highest'], 2)}, n={beside['n']}"
-    return beside.get("peer_mode" if name == "vs_best_peer" else "mode")
+    return beside.get({"vs_best_peer": "peer_mode", "least_vs_bert": "least_mode"}.get(name, "mode"))
 
 
 def _measured(row: Any) -> str:

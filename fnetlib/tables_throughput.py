@@ -53,8 +53,10 @@ def table(results: Results) -> Table:
             cells = {model: _cell(part[part["model"] == model]) for model in models}
             rows.append({"Batches": name, **cells})
         sections[title] = pd.DataFrame(rows)
+    lengths = sorted({int(steps) for steps in data["steps"].dropna()})
     notes = ["Training steps a second once the run is warm, alone on the device; in brackets times as fast as BERT in the same row, mean "
-             "[lowest, highest] over seeds (n). A run is some three hundred steps, so single runs differ by tenths: read the spread."]
+             f"[lowest, highest] over seeds (n). A run is {' to '.join(f'{n:,}' for n in dict.fromkeys([*lengths[:1], *lengths[-1:]]))} steps, "
+             "and single short ones differ by tenths: read the spread."]
     return Table("throughput", tagged("Fine-tuning as users run it", results.tag), data, sections, _notes(results, data, notes))
 
 
@@ -70,13 +72,14 @@ def _notes(results: Results, data: pd.DataFrame, notes: list[str]) -> list[str]:
 
 
 def runtimes(results: Results) -> Table:
-    """Wall time of the same runs, and samples a second: a section a task, a row a way and model."""
+    """Wall time of the same runs, and samples a second: a section a task, a row a way, model and number of steps."""
     data, sections = frame(results), {}
     for title, group in _tasks(data):
         rows = []
-        for (name, model), part in sorted(group.groupby(["way", "model"]), key=lambda item: (len(item[0][0]), model_key(item[0][1]))):
+        for (name, model, steps), part in sorted(group.groupby(["way", "model", "steps"], dropna=False),
+                                                 key=lambda item: (len(item[0][0]), model_key(item[0][1]), item[0][2])):
             rows.append({"Batches": name, "Model": model, "Samples/s": number(part["samples_per_s"].mean(), 0),
-                         "Wall time, s": number(part["wall_s"].mean(), 1), "of steps": number(part["steps"].mean(), 0), "n": len(part)})
+                         "Wall time, s": number(part["wall_s"].mean(), 1), "of steps": number(steps, 0), "n": len(part)})
         sections[title] = pd.DataFrame(rows)
     notes = ["Means over seeds (n). Samples a second once the run is warm; the wall time is that of the whole run, its start and "
              "evaluations included, which weigh more in so short a run than in one of several epochs."]

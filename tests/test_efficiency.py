@@ -12,7 +12,7 @@ import torch
 from factories import efficiency_record, speed_records
 
 from fnetlib import compiling, contender, efficiency, efficiency_plots, mixing_speed
-from fnetlib.params import BuildParams, EfficiencyParams, ParameterError
+from fnetlib.params import LEAN, BuildParams, EfficiencyParams, ParameterError
 from fnetlib.peers import PEERS
 from fnetlib.records import RecordStore
 from fnetlib.tables_speed import speed_frame
@@ -261,6 +261,31 @@ def test_one_compilation_serves_all_layers(monkeypatch):
     assert len(graphs) == 1
 
 
+@pytest.mark.parametrize("name", ["bert", "fnet"])
+def test_lean_modes_keep_fewer_activations_for_the_same_gradients(name, monkeypatch):
+    """PyTorch's own partitioner, without a compiler behind it."""
+    whole = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda call, *, options, **how: whole(call, backend="aot_eager_decomp_partition", **how))
+    kept, gradients = {}, {}
+    for mode in ("layers", *LEAN):
+        config = efficiency.model_config(tiny(shape="1x64"), name, 64)
+        config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
+        made = efficiency.Contender(name, config, SETTING._replace(length=64, mode=mode), 0)
+        with efficiency._compiler(mode):
+            made.build()
+            made.prepare("train")
+            weights, bytes_kept = {w.untyped_storage().data_ptr() for w in made.model.parameters()}, {}
+            with torch.autograd.graph.saved_tensors_hooks(
+                    lambda t: bytes_kept.setdefault(t.untyped_storage().data_ptr(), t.untyped_storage().nbytes()) and t, lambda t: t):
+                loss = made.call(**made.batch).loss
+            loss.backward()
+        kept[mode] = sum(size for place, size in bytes_kept.items() if place not in weights)
+        gradients[mode] = made.model.bert.encoder.layer[0].attention.output.dense.weight.grad
+    assert kept["leaner"] < kept["lean"] < kept["layers"]
+    for mode in LEAN:
+        torch.testing.assert_close(gradients[mode], gradients["layers"])
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
 @pytest.mark.parametrize("name", ["bert", "fnet", "hybrid-1", "fnet:padded"])
 def test_layers_launched_as_graphs_take_the_same_steps(name):
@@ -343,7 +368,7 @@ def test_a_bad_parameter_is_one_clear_line(bad, said):
 @pytest.mark.parametrize("wanted, there, said", [
     ({"device": "cpu", "precisions": "fp32,fp16"}, False, "precisions: 'fp16' is not for this device (cpu); accepted here: fp32, bf16"),
     ({"device": "cpu", "precisions": "tf32"}, True, "precisions: 'tf32' is not for this device (cpu); accepted here: fp32, bf16"),
-    ({"device": "cpu", "modes": "eager,graphs"}, False, "modes: 'graphs' needs a GPU; on this CPU of: eager, compiled, layers"),
+    ({"device": "cpu", "modes": "eager,graphs"}, False, "modes: 'graphs' needs a GPU; on this CPU of: eager, compiled, layers, lean, leaner"),
     ({"device": "cuda"}, False, "device: 'cuda' is asked for, but torch finds no GPU here; accepted here: auto, cpu"),
     ({"device": "auto", "precisions": "bf16"}, True, "precisions: 'bf16' is not for this device (cuda); accepted here: fp32, fp16"),
 ])

@@ -357,7 +357,7 @@ def test_the_summary_compares_the_fastest_modes(made):
     assert found["speed"]["cpu"]["n512"]["infer"]["fnet"] == {"vs_bound": None, "vs_bert": 2.0, "vs_best_peer": None, "device": "test CPU",
                                                               "mode": "eager", "peer_mode": None}
     memory = found["memory"]["n128"]
-    assert memory["fnet"] == {"vs_bert": 0.8, "device": "test GPU", "mode": "compiled"} and memory["longformer"]["vs_bert"] == 2.0
+    assert memory["fnet"] == {"vs_bert": 0.8, "device": "test GPU", "mode": "compiled", "least_vs_bert": 0.5, "least_mode": "eager"} and memory["longformer"]["vs_bert"] == 2.0
     assert summary.figures(results)["speed"] == found["speed"]
 
 
@@ -394,7 +394,7 @@ def test_memory_is_of_a_mode_that_has_it_and_the_most_measured_device_is_first()
     assert set(data[data.device_name == "test GPU"]["mode"]) == {"graphs"}
     found = tables_speed.entries(SimpleNamespace(efficiency=records))
     assert found["speed"]["gpu"]["n128"]["train"]["fnet"]["vs_bert"] == 4
-    assert found["memory"]["n128"]["fnet"] == {"vs_bert": 0.5, "device": "test GPU", "mode": "eager"}
+    assert found["memory"]["n128"]["fnet"] == {"vs_bert": 0.5, "device": "test GPU", "mode": "eager", "least_vs_bert": 0.5, "least_mode": "eager"}
 
 
 def test_two_sessions_are_not_mixed():

@@ -43,13 +43,16 @@ def test_the_summary_has_what_the_study_ran(results, tmp_path):
 
 
 def test_wall_time_and_samples(tmp_path):
-    def timed(model, seed, steady, wall):
+    def timed(model, seed, steady, wall, steps=300):
         made = run(model, seed, steady)
-        return made.model_copy(update={"timing": {**made.timing, "wall_s": wall, "steps": 300}})
+        return made.model_copy(update={"timing": {**made.timing, "wall_s": wall, "steps": steps}})
 
-    made = tables_throughput.runtimes(results_of(tmp_path, [timed("fnet", 1, 60.0, 5.0), timed("fnet", 2, 70.0, 6.0), run("bert", 1, 40.0)]))
+    results = results_of(tmp_path, [timed("fnet", 1, 60.0, 5.0), timed("fnet", 2, 70.0, 6.0), timed("fnet", 3, 60.0, 20.0, 1200), run("bert", 1, 40.0)])
+    made = tables_throughput.runtimes(results)
     assert "| batch 16, fp32 | bert | 640 | – | – | 1 |" in made.markdown()
     assert "| batch 16, fp32 | fnet | 1040 | 5.5 | 300 | 2 |" in made.markdown()  # 16 sequences a step
+    assert "| batch 16, fp32 | fnet | 960 | 20.0 | 1200 | 1 |" in made.markdown()  # a longer run is no slower one
+    assert "A run is 300 to 1,200 steps" in tables_throughput.table(results).markdown()
 
 
 def test_nothing_measured_is_said(tmp_path):
