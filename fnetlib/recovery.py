@@ -193,12 +193,10 @@ def main(results: Results) -> pd.DataFrame:
 
 
 def others(results: Results) -> pd.DataFrame:
-    """The rows of `frame` beside those of `main`, of the same recipe and teacher: other objectives, a task distilled; BERT's where it
-    learned the task from itself."""
+    """The rows of `frame` beside those of `main`, of the same recipe and teacher: other objectives, a task distilled, and BERT's own."""
     data = frame(results)
     chosen = _most_adapted(data)
-    return where(data, lambda r: (r.training, r.teacher) == chosen and pd.notna(r.recovery) and not _is_usual(r)
-                 and (r.model != "bert" or task_is_distilled(r.method)))
+    return where(data, lambda r: (r.training, r.teacher) == chosen and pd.notna(r.recovery) and not _is_usual(r))
 
 
 def main_sentences(results: Results) -> list[str]:

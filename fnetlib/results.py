@@ -193,12 +193,14 @@ def with_minutes(record: Record, minutes: dict[str, float], own: dict[str, str])
 
 def differences(students: list[Record], minutes: dict[str, float], counts: dict[str, int]) -> dict[str, str]:
     """run_id -> ` [learning_rate=0.0001]` for adaptations that differ in more than the seed from another of the same teacher, model,
-    objective and minutes: they are other students. The one that most runs start from keeps the plain name."""
+    objective and budget: they are other students. The one that most runs start from, of two the older, keeps the plain
+    name."""
     main: dict[tuple, Record] = {}
     found = {}
-    for record in sorted(students, key=lambda record: (-counts[record.run_id], record.run_id)):
+    for record in sorted(students, key=lambda record: (-counts[record.run_id], record.started, record.run_id)):
         both = bool(record.params.get("logits_weight"))
-        first = main.setdefault((record.teacher.fingerprint, record.model, record.params["adapt"], both, minutes[record.run_id]), record)
+        budget = record.params.get("minutes") or minutes[record.run_id]  # one budget is not as many minutes on every device
+        first = main.setdefault((record.teacher.fingerprint, record.model, record.params["adapt"], both, budget), record)
         changed = {name: record.params.get(name) for name in {**first.params, **record.params} if record.params.get(name) != first.params.get(name)}
         if record.data and first.data and record.data.fingerprint != first.data.fingerprint:
             changed["text"] = record.data.fingerprint

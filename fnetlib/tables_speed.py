@@ -89,14 +89,14 @@ def speed(results: Results) -> Table:
 
 
 SUMMARISED = {"gpu": "bf16", "cpu": "fp32"}  # the precision that one would run
-RULE = ("Each model is in the fastest of the modes that it was measured in, and so is BERT: the ratio to BERT side by side in the model's mode, "
+RULE = ("Each model is in the fastest of the modes that it was measured in, those that save memory apart, and so is BERT: the ratio to BERT side by side in the model's mode, "
         "times BERT's time in its fastest mode over its time in the model's (medians over all runs, between which it differs by some percent)")
 
 
 def fastest(records: list[Record], shape: str = "bert-base") -> pd.DataFrame:
     """Every model beside BERT, one row a (where, device, tokens, length, kind, model): how many times as fast as BERT and as
     the bound it is, in `mode`; as the best peer, which is `peer`, in `peer_mode`; its peak memory over BERT's in `peak_mode`, the
-    fastest that has it, and in `least_mode`, where it is the smallest share.
+    fastest that has it, and in `least_mode`, where it is the smallest share; only there lean modes count, which compute more to keep less.
 
     RULE says how modes (eager, compiled; the faster of several backends) are compared, with the bound as with BERT; a peer is compared in
     one mode. Ratios are medians within rounds. bf16 on a GPU, fp32 on a CPU. The device that most was measured on comes first.
@@ -127,12 +127,13 @@ def _beside_bert(group: pd.DataFrame, kind: str) -> pd.DataFrame:
     rows = group.dropna(subset=f"{kind}_s").sort_values(f"{kind}_s").drop_duplicates(["model", "mode"])
     rows = rows[["model", "mode"]].assign(seconds=rows[f"{kind}_s"].astype(float), peak_vs_bert=rows[f"{kind}_peak_bytes_vs_bert"],
                                           **{name: rows[f"{kind}_{name}"].astype(float) for name in ("vs_bert", "vs_bound")})
+    least = rows.dropna(subset="peak_vs_bert").sort_values("peak_vs_bert", kind="stable").drop_duplicates("model")
+    rows = rows[~rows["mode"].isin(LEAN)]
     for name in ("vs_bert", "vs_bound"):
-        rows[name] *= _worth(rows, name)
+        rows[name] = rows[name] * _worth(rows, name)
     rows = rows.sort_values(["vs_bert", "seconds"], ascending=[False, True])  # of each model its fastest mode first
     found = rows.drop_duplicates("model").assign(is_peer=lambda r: r["model"].isin(PEER_NAMES)).drop(columns="peak_vs_bert")
     peaks = rows.dropna(subset="peak_vs_bert").drop_duplicates("model")[["model", "mode", "peak_vs_bert"]]
-    least = rows.dropna(subset="peak_vs_bert").sort_values("peak_vs_bert", kind="stable").drop_duplicates("model")
     found = found.merge(peaks.rename(columns={"mode": "peak_mode"}), on="model", how="left")
     found = found.merge(least[["model", "mode", "peak_vs_bert"]].set_axis(["model", "least_mode", "least_vs_bert"], axis=1), on="model", how="left")
     return found.merge(_best_peer(rows), on="model", how="left")[_BESIDE]

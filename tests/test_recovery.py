@@ -203,6 +203,15 @@ def test_students_differ_by_a_value_that_the_other_does_not_have_and_by_text(tmp
     assert differences([short, plain], minutes, {short.run_id: 3, plain.run_id: 1}) == {plain.run_id: " [shortest=None]"}
 
 
+def test_one_budget_on_two_devices_is_one_budget(tmp_path):
+    """Ten minutes by the pace of one GPU count as more on another; students of two rates are still told apart, the older keeps its name."""
+    older = student_record("hybrid-2", 120, [7.0, 5.0], minutes=10.0)
+    newer = student_record("hybrid-2", 120, [7.0, 5.0], minutes=10.0, learning_rate=1e-4)
+    older, newer = (r.model_copy(update={"started": f"2026-01-0{day}T00:00:00+00:00"}) for day, r in enumerate((older, newer), 1))
+    counts = {older.run_id: 2, newer.run_id: 2}
+    assert differences([newer, older], {older.run_id: 10.3, newer.run_id: 10.0}, counts) == {newer.run_id: " [learning_rate=0.0001]"}
+
+
 def test_ways_of_one_student_that_differ_in_their_epochs_are_rows_of_their_own(tmp_path):
     ways = [distilled(60.0, seed=seed, epochs=epochs) for seed in (1, 2, 3) for epochs in (8, 16)]
     results = results_of(tmp_path, [*runs("bert", 0.885), *runs("fnet", 0.6, minutes=2), *ways])
