@@ -22,7 +22,7 @@ from .tables import NONE, Table, heading, mean_sd, number
 
 FEWEST_PAIRS = 3  # seeds without which a share is no result
 COLUMNS = [*GROUP, "task", "model", "minutes", "before", "method", "own", "metric", "mean", "sd", "n", "recovery", "low", "high", "pairs",
-           "chance", "note", "examples"]
+           "beside", "beside_low", "beside_high", "beside_pairs", "chance", "note", "examples"]
 
 
 @once
@@ -32,7 +32,8 @@ def frame(results: Results) -> pd.DataFrame:
     `method`: `distill`, `mlm`, `distill+task+edits`, ..., empty for the swap as it is; `own`: in brackets what tells it from another row.
 
     `recovery`: mean lead over chance as a share of BERT's, at the seeds that both have (`pairs`), `low` and `high` its
-    bootstrap interval over seeds; None without a BERT that beats chance. `before`: minutes before its task was distilled. `examples`: training examples, 0 where all were used.
+    bootstrap interval over seeds; None without a BERT that beats chance. `beside`: the same beside the BERT that gained most by extra
+    minutes of its own (`taught`), where there is one. `before`: minutes before its task was distilled. `examples`: training examples, 0 where all were used.
     """
     runs = results.primary
     runs = runs.assign(method=[_method(r) for r in runs.record],
@@ -43,17 +44,29 @@ def frame(results: Results) -> pd.DataFrame:
             continue
         floor = chance(group)
         bert = group[(group["model"] == "bert") & (group["minutes"] == 0) & (group["method"] == "")].set_index("seed")["last"]
-        for (model, minutes, method, own), part in group.groupby(["model", "minutes", "method", _own(group)], sort=False):
+        own_ways = _own(group)
+        better = taught(group, own_ways, bert)
+        for (model, minutes, method, own), part in group.groupby(["model", "minutes", "method", own_ways], sort=False):
             score = summarise(part["last"])
-            share = paired_recovery(part.drop_duplicates("seed").set_index("seed")["last"], bert, floor)
+            scores = part.drop_duplicates("seed").set_index("seed")["last"]
+            share, beside = paired_recovery(scores, bert, floor), paired_recovery(scores, better, floor)
             task = part["task_minutes"][part["last"].notna()].mean()  # a run that failed has no time
             spent = round(minutes + task, 1) if task > 0 else minutes
             rows.append([*key, model, spent, minutes, method, own, next(iter(part["metric"].dropna()), None), score.mean, score.sd,
-                         score.n, share.mean, share.low, share.high, share.n, floor, "; ".join(sorted(set(filter(None, part["note"])))),
+                         score.n, share.mean, share.low, share.high, share.n, beside.mean, beside.low, beside.high, beside.n, floor, "; ".join(sorted(set(filter(None, part["note"])))),
                          max(r.params.get("train_size", 0) for r in part.record)])
     data = pd.DataFrame(rows, columns=COLUMNS)
     order = sorted(data.index, key=lambda i: (model_key(data["model"][i]), data["minutes"][i], data["method"][i], data["own"][i]))
     return data.loc[order].reset_index(drop=True)
+
+
+def taught(group: pd.DataFrame, own: pd.Series, bert: pd.Series) -> pd.Series:
+    """seed -> score of the BERT that gained most, over `bert` as it is, by minutes of its own on text, at enough seeds; empty where none did."""
+    adapted = group[(group["model"] == "bert") & group["minutes"].gt(0) & ~group["method"].map(task_is_distilled)]
+    scores = [part.drop_duplicates("seed").set_index("seed")["last"] for _, part in adapted.groupby(["minutes", "method", own], sort=False)]
+    scores = [part for part in scores if part.notna().sum() >= FEWEST_PAIRS]
+    best = max(scores, key=lambda part: part.mean(), default=bert)
+    return best if best.mean() > bert.mean() else pd.Series(dtype=float)
 
 
 def _method(record: Record) -> str:
@@ -88,6 +101,8 @@ def table(results: Results) -> Table:
                                                                           "Adapted by": f"{r.method}{r.own}" or NONE})
             row[f"{names[r.task]} {metric_title([r.metric])}"] = mean_sd(r.mean, r.sd, r.n)
             row[f"{names[r.task]} recovery"] = _share(r)
+            if group["beside"][group["task"] == r.task].notna().any():
+                row[f"{names[r.task]} beside BERT's own minutes"] = NONE if pd.isna(r.beside) else number(r.beside, 2)
         sections[heading(training, teacher)] = pd.DataFrame(rows.values())
     notes = ["*Minutes* of adaptation beyond the teacher: the budget given, reckoned by a pace, or more where the "
              "fastest run of its kind on that device says more; where none was given by that run's pace, without one its own on a shared "
@@ -95,7 +110,8 @@ def table(results: Results) -> Table:
              "predictions, by the fastest pace of its kind there (shared with other jobs it is an upper bound), *+pairs* and *+edits* on examples too that nobody labelled. *Recovery* = (score − chance)/(BERT − chance), "
              "means over the seeds that both have, [95% bootstrap interval over seeds] (pairs); BERT is the same teacher's, "
              "fine-tuned by the same recipe without extra minutes; its own extra "
-             "minutes are of masked-LM, at the students' rate where no other is named, untuned."]
+             "minutes are of masked-LM, at the students' rate where no other is named. *Beside BERT's own minutes*: recovery where the ceiling is "
+             "BERT's best such row (1.00) instead, for tasks that it gained on, at the seeds that both have."]
     if data.empty:
         notes = ["No student was adapted before its task here: 03 with `-p student FOLDER`, a model that 02 has trained on."]
     runs = results.primary
