@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
 from torch import nn
 from transformers import BertConfig
@@ -16,7 +17,7 @@ from . import flops, published
 from .config import student_config
 from .efficiency import model_config, shape_config
 from .mixers.fourier import MATMUL_MAX_LENGTH
-from .params import PADDED, EfficiencyParams
+from .params import LEAN, PADDED, EfficiencyParams
 from .peers import PEERS
 from .plots import _dashes, _empty, _finish, _length_axis, _panels, colour
 from .records import Record
@@ -25,6 +26,7 @@ from .tables import Table
 from .tables_speed import KINDS, main_shape, speed, speed_frame
 
 WORDS = {"train": "training step", "infer": "inference"}
+MODE_MARKS = {"layers": "o", "lean": "s", "leaner": "^"}  # of what lean modes trade
 PART_COLOURS = {"mixing": "#0072B2", "projection": "#56B4E9", "feed-forward": "#B8B8B8", "norms": "#E69F00",
                 "pooler": "#CC79A7", "classifier": "#CC79A7", "embeddings": "#CC79A7"}
 WAY_STYLES = {"attention": ("#000000", "-"), "Fourier, matrices": ("#0072B2", "-"), "Fourier, FFT": ("#009E73", "-"),
@@ -106,14 +108,19 @@ def _reference(data: pd.DataFrame) -> float:
 
 
 def memory(records: list[Record]) -> Figure:
-    """Peak memory over BERT's by sequence length: less is better."""
+    """Peak memory over BERT's by sequence length, and where lean modes were measured memory against time: less is better."""
     title = "Peak memory against BERT (less is better)"
     data = speed_frame(records)
     data = data.dropna(subset=["train_peak_bytes_vs_bert"]) if len(data) else data
     if data.empty:
         return _empty(title, "needs a GPU, and `bert` among the models: a CPU's memory is not measured")
-    groups = list(data.groupby(["precision", "mode"], sort=False))
-    figure, axes = _panels(2 * len(groups), 2, height=2.4)
+    lean = data["mode"].isin(LEAN)
+    groups = list(data[~lean].groupby(["precision", "mode"], sort=False))
+    trades = [(key, part) for key, part in data[data["mode"].isin(["layers", *LEAN])].groupby(["precision", "length"]) if part["mode"].isin(LEAN).any()]
+    figure, axes = _panels(2 * len(groups) + len(trades), 2, height=2.4)
+    for axis, ((precision, length), part) in zip(axes[2 * len(groups):], trades):
+        _trade(axis, part)
+        axis.set(title=f"training step, {precision}, {length} tokens", xlabel="ms", ylabel="GB")
     for row, ((precision, mode), group) in enumerate(groups):
         for axis, kind in zip(axes[2 * row:], KINDS):
             for model, part in group.sort_values("length").groupby("model"):
@@ -122,7 +129,20 @@ def memory(records: list[Record]) -> Figure:
             axis.set(title=f"{WORDS[kind]}, {precision}, {mode}", xlabel="tokens", ylabel="× BERT")
             axis.set_ylim(bottom=0)
             _length_axis(axis, sorted(group.length.unique()))
-    return _finish(figure, f"{title}\n{_where(data)}", data.model)
+    marks = [Line2D([], [], color="#555555", marker=marker, ls="", ms=5, label=mode) for mode, marker in MODE_MARKS.items()]
+    return _finish(figure, f"{title}\n{_where(data)}", data.model, handles=marks * bool(trades))
+
+
+def _trade(axis, data: pd.DataFrame) -> None:
+    """Each model's memory against its time, one point a mode, the leaner the lower."""
+    known = data[data["model"].isin(data.loc[data["mode"].isin(LEAN), "model"])].drop_duplicates(["model", "mode"], keep="last")
+    for model, part in known.groupby("model"):
+        part = part.set_index("mode").reindex([mode for mode in MODE_MARKS if mode in set(part["mode"])])
+        x, y = 1000 * part["train_s"].astype(float), part["train_peak_bytes"].astype(float) / 1e9
+        axis.plot(x, y, color=colour(model), lw=1.2)
+        for mode in part.index:
+            axis.plot(x[mode], y[mode], color=colour(model), marker=MODE_MARKS[mode], ms=5, ls="")
+    axis.set_ylim(bottom=0)
 
 
 def _where(data: pd.DataFrame) -> str:

@@ -405,6 +405,16 @@ def test_figures_and_words_come_from_the_records():
     assert "relative to BERT" in efficiency_plots.times(speed_records((128,))).get_suptitle()
 
 
+def test_lean_modes_show_memory_against_time_and_not_by_length():
+    modes = [efficiency_record(model, 512, "bf16", mode, speedup=speedup, gpu=True, bert_s=seconds) for mode, seconds in
+             (("layers", 0.05), ("lean", 0.06), ("leaner", 0.07)) for model, speedup in (("bert", 1.0), ("fnet", 2.0))]
+    others = [efficiency_record(model, 512, "bf16", "layers", gpu=True) for model in ("hybrid-2",)]
+    *_, trade, spare = efficiency_plots.memory([*modes, *others]).axes
+    assert not spare.get_visible() and len(trade.figure.axes) == 4 and (trade.get_xlabel(), trade.get_ylabel()) == ("ms", "GB")  # and two by length
+    bert, fnet = (line for line in trade.lines if len(line.get_xdata()) == 3)
+    assert list(fnet.get_xdata()) == pytest.approx([25, 30, 35]) and list(bert.get_ydata()) == pytest.approx([2**30 / 1e9] * 3)
+
+
 def test_the_trainers_count_beside_ours_explains_the_study():
     table = efficiency_plots.trainer_count(EfficiencyParams.parse({"lengths": "128,2048", "models": "bert,fnet,fnet:padded,bigbird"}))
     assert list(table.index) == ["bert", "fnet"] and list(table.loc["bert"]) == ["1.000"] * 3
