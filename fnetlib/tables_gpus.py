@@ -55,7 +55,7 @@ def table(results: Results) -> Table:
         "Largest gap to one GPU": number(r.gap)} for r in data.itertuples()])
     notes = ["The same batches in the same order, shared by as many processes as there are GPUs. Tokens a second between the first "
              "logged step and the last, evaluations left out, one run each. The gap is of the held-out loss at the same step; dropout "
-             "differs between the runs."]
+             "and masks are drawn by each process, so they differ between the runs."]
     if data.empty:
         notes = ["No run was made by one GPU and by several here: `accelerate launch --multi_gpu -m fnetlib adapt ...` beside the same "
                  "without the launcher."]

@@ -24,7 +24,7 @@ def look_up(found: dict[str, Any], at: str) -> Any:
     return found
 
 
-def best_within(found: dict[str, Any], at: str, minutes: float, anywhere: bool = True) -> str:
+def best_within(found: dict[str, Any], at: str, minutes: float, anywhere: bool = False) -> str:
     """Of `quality/qnli/fnet/recovery` the path to the best adapted `fnet` with at most these minutes and enough pairs; `at` if there is
     none. anywhere: a hybrid may keep as many layers of attention wherever it likes, `hybrid-at-1-4` counts as `hybrid-2`."""
     *parents, model, figure = at.split("/")
@@ -39,17 +39,22 @@ def best_within(found: dict[str, Any], at: str, minutes: float, anywhere: bool =
 
 def frame(results: Results) -> pd.DataFrame:
     """One row a target; `low`, `high`: the interval that stands beside the figure, `at_least`: it is a lower bound, `limit`: of the
-    model that does not mix, `by`: the model that it is of (and the best whose layers of attention were not chosen), the mode in which a speed was measured, or the
-    spread over seeds; `met`: None where nothing was measured."""
+    model that does not mix, `by`: the model that it is of (and the best whose layers of attention scores chose), the mode in which a speed was measured, the
+    spread over seeds, or that a rival is on the plateau; `met`: None where nothing was measured."""
     found, rows = figures(results), []
     for target in results.preset.targets:
-        at = target.at if target.within is None else best_within(found, target.at, target.within)
+        at, chosen = target.at, ""
+        if target.within is not None:
+            anywhere = best_within(found, target.at, target.within, anywhere=True)
+            at = best_within(found, target.at, target.within)
+            at = anywhere if at == target.at else at  # where no spread one was scored
+            chosen = "" if anywhere == at else f"; layers that scores chose {number(look_up(found, anywhere), 3)}, {_model(anywhere)}"
         parent, _, name = at.rpartition("/")
         value, beside = None if target.within and at == target.at else look_up(found, at), look_up(found, parent) or {}
         met = None if value is None else (target.least is None or value >= target.least) and (target.most is None or value <= target.most)
         rows.append([target.what, at, target.least, target.most, value, beside.get("low"), beside.get("high"),
                      bool(look_up(found, f"{parent}_is_lower_bound/{name}")), look_up(found, target.limit),
-                     _by(at, name, beside, _not_chosen(found, target, at)), met])
+                     _by(at, name, beside, chosen) or _rival(found, parent, name), met])
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -61,7 +66,7 @@ def table(results: Results) -> Table:
             for target, r in zip(results.preset.targets, data.itertuples())]
     notes = ["The aims are those of the study's plan; those of `+taylor` and `+gated`, later additions, are their plain models'. Figures are those of `summary.json`, square brackets their 95% intervals, round ones the model, the mode that a speed was measured in, or lowest and highest over n seeds; within so many minutes the best of "
              f"what was tried, at {FEWEST_PAIRS} seeds or more, which the same scores choose. *The bound*: the "
-             "same model with no mixing at all, as fast as a mixer that costs nothing. A hybrid's attention may be in any layers, which the scores chose (their search is not in the minutes); *spread*: the best without that choice. *Aim*: what the plan hopes for beyond; met or missed goes by the first figure. "
+             "same model with no mixing at all, as fast as a mixer that costs nothing. A hybrid keeps its attention spread; *layers that scores chose*: the best with it elsewhere, by a search that is not in the minutes. *Plateau*: `xatl.md`. *Aim*: what the plan hopes for beyond; met or missed goes by the first figure. "
              "Speeds and memory are of BERT-base's shape, steps in fine-tuning of this preset's teacher."]
     if not rows:
         notes = ["This preset sets no targets."]
@@ -73,19 +78,18 @@ def _aim(target: Target) -> str:
     return words if target.aim is None else f"{words}, aim {target.aim:g}"
 
 
-def _not_chosen(found: dict[str, Any], target: Target, at: str) -> str:
-    """Beside the best of all placements of a hybrid's attention the best that keeps it spread, which takes no search."""
-    spread = at if target.within is None else best_within(found, target.at, target.within, anywhere=False)
-    return "" if spread in (at, target.at) else f"; spread {number(look_up(found, spread), 3)}, {_model(spread)}"
+def _rival(found: dict[str, Any], parent: str, name: str) -> str | None:
+    """Of a speed-up over training from scratch, where that had hardly begun to learn."""
+    return "its rival on the plateau" if look_up(found, f"{parent.removesuffix('/speedup')}/rival_learned/{name}") is False else None
 
 
 def _model(at: str) -> str | None:
     return next((f"`{part}`" for part in at.split("/") if "@" in part), None)
 
 
-def _by(at: str, name: str, beside: dict[str, Any], others: str) -> str | None:
+def _by(at: str, name: str, beside: dict[str, Any], chosen: str) -> str | None:
     if model := _model(at):
-        return model + others
+        return model + chosen
     if "lowest" in beside:
         return f"{number(beside['lowest'], 2)} to {number(beside['highest'], 2)}, n={beside['n']}"
     return beside.get({"vs_best_peer": "peer_mode", "least_vs_bert": "least_mode"}.get(name, "mode"))

@@ -17,7 +17,7 @@ from .tables import NONE, Table, mean_sd, number
 from .xatl_arms import arms
 from .xatl_arms import sentences as arm_sentences
 from .xatl_plots import arm_curves, curves
-from .xatl_runs import FROM_SCRATCH, TRANSFERRED, budget_names, headline, held_out, speedups, students, times
+from .xatl_runs import CLEAR, FROM_SCRATCH, LEARNED, TRANSFERRED, budget_names, headline, held_out, speedups, students, times
 
 __all__ = ["arm_curves", "arms", "curves", "entries", "glue", "glue_gains", "rates", "sentences", "table"]
 
@@ -32,7 +32,7 @@ def table(results: Results) -> Table:
         names = budget_names(part["steps"])
         sections[f"`{model}`"] = pd.DataFrame([{
             "From-scratch budget": f"{names[r.steps]}: {number(r.tokens / 1e6, 1)} M tokens",
-            "From-scratch loss": _marked(r.scratch_loss, ["near unigram"] * (not r.clear) + [r.scratch_edge]),
+            "From-scratch loss": _marked(r.scratch_loss, [*_progress(r), r.scratch_edge]),
             **({"Teacher": r.teacher} if several else {}),
             "Sooner": times(r.speedup, r.at_least, r.at_start), "Sooner in GPU-seconds": times(r.seconds_speedup, r.at_least, r.at_start),
             "Loss at the same budget": _marked(r.loss, [r.edge]), "Gain, nats": number(r.gain),
@@ -44,6 +44,11 @@ def table(results: Results) -> Table:
     return Table("xatl", tagged("Sooner than from scratch", results.tag), data, sections, notes)
 
 
+def _progress(rival: Any) -> list[str]:
+    """How little a from-scratch run has learned, if little."""
+    return [] if rival.learned else ["plateau"] if rival.clear else ["near unigram"]
+
+
 def _how(data: pd.DataFrame, runs: pd.DataFrame) -> str:
     """How the table's figures are meant."""
     evaluations = max(len(held_out(r, "step")) - 1 for r in runs["record"])
@@ -52,9 +57,10 @@ def _how(data: pd.DataFrame, runs: pd.DataFrame) -> str:
             f"from-scratch run's final one; *at least*: its first evaluation ({evaluations} a run) is there already, *untrained*: the "
             "swap is before its first step, and what counts is its first evaluation after that. GPU-seconds: alone on the device. The "
             "best of the arm's learning rates, one seed; *lowest*, *highest*, *only rate*: of those tried. *Near "
-            "unigram*: it ends less than 0.2 nats below what token frequencies alone give"
+            f"unigram*: it ends less than {CLEAR:g} nats below what token frequencies alone give"
             + (f" ({number(data['unigram'].iloc[0], 2)} nats)" if data["unigram"].notna().any() else "")
-            + ", so being faster than it proves nothing. XATL reports up to 2.5x and 2.6 % (decoders of 410M to 1B "
+            + f", so being faster than it proves nothing; *plateau*: less than {LEARNED:g} nats, where training from scratch rests for long, "
+              "so it says how late that learns more than what is inherited. XATL reports up to 2.5x and 2.6 % (decoders of 410M to 1B "
               "parameters, 304B tokens); ours are encoders of some 20M parameters and at most some tens of millions of "
               "tokens, where inheriting is worth the most.")
 
@@ -189,7 +195,7 @@ def _teachers(row: Any) -> str:
 
 def entries(results: Results) -> dict[str, Any]:
     """The summary's figures of the transferred arm: student -> `speedup` by from-scratch budget, smallest first as `1x`, `2x`,
-    ..., `speedup_is_lower_bound` (there by the first evaluation) and `gain_loss_pct`, the relative gain in loss after the
+    ..., `speedup_is_lower_bound` (there by the first evaluation), `rival_learned` (it is past the plateau) and `gain_loss_pct`, the relative gain in loss after the
     same steps; `gain_<task>` after fine-tuning, where both arms were, by the same budgets. One teacher a budget, see `headline`."""
     data, gains, found = headline(speedups(results)), glue_gains(results), {}
     for model, part in data.groupby("model", sort=False):
@@ -200,6 +206,7 @@ def entries(results: Results) -> dict[str, Any]:
         found[model] = {
             "speedup": {name: _round(rows["speedup"].mean()) for name, rows in budgets},
             "speedup_is_lower_bound": {name: bool(rows["at_least"].any()) for name, rows in budgets},
+            "rival_learned": {name: bool(rows["learned"].all()) for name, rows in budgets},
             "gain_loss_pct": {name: _round((100 * rows["gain"] / rows["scratch_loss"]).mean()) for name, rows in budgets}}
         teachers = {steps: rows["teacher"].iloc[0] for steps, rows in clear.groupby("steps")}
         mine = gains[(gains["model"] == model) & gains["steps"].isin(teachers)]

@@ -79,7 +79,7 @@ def _clocks(axis: Axes, best: pd.DataFrame, first: float) -> None:
     if paces.notna().all() and paces.round(9).nunique() == 1:
         pace = paces.iloc[0]
         above = axis.secondary_xaxis("top", functions=(lambda x: x * pace, lambda x: x / pace))
-        above.set_xlabel(f"seconds of training alone on {best['gpu'].iloc[0]}", fontsize=8)
+        above.set_xlabel(f"seconds of training, fastest pace seen, on {best['gpu'].iloc[0]}", fontsize=8)
         above.tick_params(labelsize=8)
         clocks.append((above.xaxis, pace))
     for clock, unit in clocks:

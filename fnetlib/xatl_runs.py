@@ -16,6 +16,7 @@ import pandas as pd
 from .records import Record, solo_seconds
 from .results import Results, natural, once
 
+CLEAR, LEARNED = 0.2, 1.0  # nats below token frequencies: more than these; past the plateau near them
 FROM_SCRATCH, TRANSFERRED = "from scratch", "transferred"
 
 
@@ -89,7 +90,8 @@ def students(results: Results) -> pd.DataFrame:
                      "s_per_step": _pace(r, gpu, records), "gpu": gpu, "record": r})
     frame = pd.DataFrame(rows, columns=["model", "arm", "teacher", "learning_rate", "seed", "steps", "tokens", "loss", "unigram",
                                         "s_per_step", "gpu", "record"])
-    frame["clear"] = frame["loss"] < frame["unigram"].astype(float) - 0.2
+    below = frame["unigram"].astype(float) - frame["loss"]
+    frame["clear"], frame["learned"] = below > CLEAR, below > LEARNED
     return frame
 
 
@@ -140,7 +142,7 @@ def speedups(results: Results) -> pd.DataFrame:
         rows += [{"arm": name, "teacher": teacher, **_against(scratch, part), **_equal(scratch, part)}
                  for (name, teacher), part in rivals.groupby(["arm", "teacher"], sort=False)]
     return pd.DataFrame(rows, columns=["model", "arm", "teacher", "seed", "steps", "tokens", "scratch_rate", "scratch_loss", "unigram",
-                                       "clear", "scratch_edge", "speedup", "at_least", "at_start", "seconds_speedup", "rate", "loss",
+                                       "clear", "learned", "scratch_edge", "speedup", "at_least", "at_start", "seconds_speedup", "rate", "loss",
                                        "edge", "gain"])
 
 
@@ -151,7 +153,7 @@ def _against(scratch: Any, part: pd.DataFrame) -> dict[str, Any]:
     seconds = [at * pace for at, _, pace in reached if pd.notna(pace)]
     return {"model": scratch.model, "seed": scratch.seed, "steps": scratch.steps, "tokens": scratch.tokens,
             "scratch_rate": scratch.learning_rate, "scratch_loss": scratch.loss, "unigram": scratch.unigram,
-            "clear": bool(scratch.clear), "scratch_edge": scratch.edge,
+            "clear": bool(scratch.clear), "learned": bool(scratch.learned), "scratch_edge": scratch.edge,
             "speedup": scratch.steps / min(at for at, _, _ in reached) if reached else None,
             "at_least": any(at_first_evaluation(points, scratch.loss) for _, points, _ in reached),
             "at_start": any(points[0][1] <= scratch.loss for _, points, _ in reached),

@@ -96,19 +96,23 @@ def test_a_finished_run_is_loaded_and_a_lost_model_is_not_trained_again_unasked(
     assert adapt(params(steps=4), teacher, untrained, report, text, show_only=True) == record
 
 
-def test_a_killed_run_goes_on_from_its_checkpoint(params, text, tmp_path):
+def killed_at(step):
     class Kill(TrainerCallback):
         def on_step_begin(self, args, state, control, **kwargs):
-            if state.global_step == 27:
+            if state.global_step == step:
                 raise KeyboardInterrupt
 
+    return Kill()
+
+
+def test_a_killed_run_goes_on_from_its_checkpoint(params, text, tmp_path):
     asked, teacher, losses, first = params(), load_teacher(params().teacher), {}, {}
     for name in ("whole", "killed", "resumed"):
         work = tmp_path / name.replace("resumed", "killed")
         student, _ = build_student(teacher, "bert", "mlm", seed=0)
         trainer, clock, _ = make_trainer(asked, 40, teacher, student, text, work)
         if name == "killed":
-            trainer.add_callback(Kill())
+            trainer.add_callback(killed_at(27))
             with pytest.raises(KeyboardInterrupt):
                 trainer.train()
         else:
@@ -119,6 +123,29 @@ def test_a_killed_run_goes_on_from_its_checkpoint(params, text, tmp_path):
             seconds = [h["seconds"] for h in history]
             assert seconds == sorted(seconds) and len(set(seconds)) == 21  # the killed run's seconds count
     assert losses["resumed"] == pytest.approx(losses["whole"], rel=0.1)  # masks are drawn anew: close, not equal
+
+
+@pytest.mark.parametrize("step", [5, 27])  # before what was frozen thaws, or the layers' own stage ends, and after
+@pytest.mark.parametrize("how", [{"freeze": "feed_forward", "lit_threshold": 0.9, "lit_window": 0.1}, {"adapt": "distill", "blockwise": 0.5}],
+                         ids=["LIT", "distill"])
+def test_stages_outlive_a_kill(params, text, tmp_path, how, step, monkeypatch):
+    monkeypatch.setattr(module, "CHECKPOINT_MINUTES", 0.0)
+    asked, teacher, found = params(model="hybrid-2", **how), load_teacher(params().teacher), {}
+    for name in ("whole", "killed", "resumed"):
+        work = tmp_path / name.replace("resumed", "killed")
+        student, _ = build_student(teacher, "hybrid-2", "mlm", seed=0)
+        trainer, clock, thaw = make_trainer(asked, 40, teacher, student, text, work)
+        if name == "killed":
+            trainer.add_callback(killed_at(step))
+            with pytest.raises(KeyboardInterrupt):
+                trainer.train()
+        else:
+            trainer.train(resume_from_checkpoint=last_checkpoint(work))
+            rates = [group["lr"] for group in trainer.optimizer.param_groups]
+            found[name] = thaw and thaw.step, rates, clock.history(trainer.state.log_history)[-1]["eval_loss"]
+    assert (found["whole"][0] is None) == (how.get("adapt") == "distill")
+    assert found["resumed"][:2] == found["whole"][:2]  # thawed at the same step, as many groups
+    assert found["resumed"][2] == pytest.approx(found["whole"][2], rel=0.1)
 
 
 def test_a_long_run_is_saved_by_the_clock(params, text, tmp_path, monkeypatch):

@@ -683,9 +683,9 @@ def test_a_hybrids_target_counts_every_placement_of_as_much_attention(made, monk
     found = {"quality": {"cola": {name: {"recovery": value, "minutes": 2, "pairs": 3} for name, value in scores.items()}}}
     monkeypatch.setattr(tables_targets, "figures", lambda results: found)
     data = tables_targets.frame(made(*study_records())).set_index("at")
-    assert data["value"]["quality/cola/hybrid-at-1-4@2min/recovery"] == 0.8
+    assert data["value"]["quality/cola/hybrid-2@2min/recovery"] == 0.7  # a search for layers would have to be paid for
     assert data["value"]["quality/cola/hybrid-at-1-4+taylor@2min/recovery"] == 0.98 and "hybrid-at-1-2-4" not in "".join(data.index)
-    assert data["by"]["quality/cola/hybrid-at-1-4@2min/recovery"] == "`hybrid-at-1-4@2min`; spread 0.700, `hybrid-2@2min`"
+    assert data["by"]["quality/cola/hybrid-2@2min/recovery"] == "`hybrid-2@2min`; layers that scores chose 0.800, `hybrid-at-1-4@2min`"
     assert data["by"]["quality/cola/hybrid-at-1-4+taylor@2min/recovery"] == "`hybrid-at-1-4+taylor@2min`"  # no spread one was scored
 
 
@@ -695,10 +695,10 @@ def test_a_target_names_what_is_hoped_for_beyond_it():
 
 
 def test_a_target_says_where_its_figure_is_a_lower_bound(made, monkeypatch):
-    speedup = {"speedup": {"1x": 20.0, "2x": 5.0}, "speedup_is_lower_bound": {"1x": True, "2x": False}}
+    speedup = {"speedup": {"1x": 20.0, "2x": 5.0}, "speedup_is_lower_bound": {"1x": True, "2x": False}, "rival_learned": {"1x": False, "2x": True}}
     monkeypatch.setattr(tables_targets, "figures", lambda results: {"xatl": {"fnet": speedup}})
     text = tables_targets.table(made(*study_records())).markdown()
-    assert "budget 1x | at least 2.5, aim 10 | at least 20.000 |" in text and "budget 2x | at least 2.5, aim 10 | 5.000 |" in text
+    assert "budget 1x | at least 2.5, aim 10 | at least 20.000 (its rival on the plateau) |" in text and "budget 2x | at least 2.5, aim 10 | 5.000 |" in text
 
 
 def test_a_target_that_is_missed_by_less_than_its_digits_shows_more_of_them(made, monkeypatch):

@@ -112,6 +112,15 @@ def test_crippled_rivals_are_named(tmp_path):
     assert "At 1x the rival is hardly below token frequencies" in xatl.sentences(results)[0]
 
 
+@pytest.mark.parametrize("end, mark", [(7.2, "near unigram"), (6.6, "plateau"), (6.0, None)])
+def test_a_rival_that_has_hardly_begun_to_learn_is_named(tmp_path, end, mark):
+    """Token frequencies alone give 7.35."""
+    results = results_of(tmp_path, [line(end=end, groups="none"), line(end=3.0)])
+    text = xatl.table(results).markdown().split("From teacher")[0]
+    assert [word for word in ("near unigram", "plateau") if f"({word}" in text] == [mark] * bool(mark)
+    assert [entry["rival_learned"] for entry in xatl.entries(results).values()] == ([] if mark == "near unigram" else [{"1x": mark is None}])
+
+
 def test_tables_figure_and_summary(results):
     text = xatl.table(results).markdown()
     assert "| 1x: 3.3 M tokens | 5.000 | 2.0x | 2.0x | 3.000 (lowest rate) | 2.000 | 40.0 |" in text and "LIT" not in text
@@ -126,7 +135,7 @@ def test_tables_figure_and_summary(results):
     assert "token frequencies alone" in {t.get_text() for t in figure.legends[0].get_texts()}
     plt.close(figure)
     assert xatl.entries(results) == {"fnet": {
-        "speedup": {"1x": 2.0, "2x": pytest.approx(200 / 75, abs=1e-4)}, "speedup_is_lower_bound": {"1x": False, "2x": False},
+        "speedup": {"1x": 2.0, "2x": pytest.approx(200 / 75, abs=1e-4)}, "speedup_is_lower_bound": {"1x": False, "2x": False}, "rival_learned": {"1x": True, "2x": True},
         "gain_loss_pct": {"1x": 40.0, "2x": 50.0}}}
     sentence = xatl.sentences(results)[0]
     assert "2.0x, 2.7x sooner" in sentence and "2.000 against 4.000" in sentence
