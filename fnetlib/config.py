@@ -10,7 +10,7 @@ from transformers import BertConfig
 
 from .errors import ParameterError
 
-MIXER_NAMES = ("fourier", "filter", "gated", "aft", "taylor", "attention", "identity")
+MIXER_NAMES = ("fourier", "filter", "gated", "aft", "taylor", "values", "attention", "identity")
 FILTERS = ("filter", "gated", "aft", "taylor")  # mixers of `FilterPlan`
 FOURIER_NORMS = ("backward", "ortho")
 PADDINGS = ("ignore", "mask")
@@ -21,7 +21,7 @@ BACKENDS = ("auto", "fft", "matmul", "folded")
 class FNetBertConfig(BertConfig):
     """BERT's configuration with a token mixer per layer.
 
-    mixers: one name a layer, of `fourier`, `filter`, `gated`, `aft`, `taylor`, `attention`, `identity`; None means
+    mixers: one name a layer, of `fourier`, `filter`, `gated`, `aft`, `taylor`, `values`, `attention`, `identity`; None means
         `fourier` everywhere.
     fourier_norm: `backward` is the plain sum (FNet, section 3.2; the 2023 study), `ortho` divides by sqrt(n·d).
     padding: `ignore` mixes padding like any token; `mask` gives an example of true length L its length-L transform.
@@ -79,7 +79,7 @@ REPAIRS: dict[str, tuple[str, Any, Any]] = {
     "projection": ("output_projection", True, False),
 }
 # Other mixers in the place of a recipe's Fourier layers (`fnet+filter`, `hybrid-2+taylor`): name -> config choices.
-MIXED_BY: dict[str, dict[str, Any]] = {mixer: {"gain": False} for mixer in FILTERS}  # a filter scales its branch itself
+MIXED_BY: dict[str, dict[str, Any]] = {**{mixer: {"gain": False} for mixer in FILTERS}, "values": {}}  # a filter scales its branch itself
 CALIBRATED = "-calibrated"
 ACCEPTED = (f"{', '.join(RECIPES)}, hybrid-K (attention in K layers), hybrid-at-I-J-... (in these layers, from 0), any of "
             f"them with a repair added or left out (fnet-naive+norm, fnet-no-mask; {', '.join(REPAIRS)}), with another mixer "
@@ -97,7 +97,7 @@ def recipe(name: str, layers: int) -> dict[str, Any]:
     """Config choices of a recipe for a model of `layers` layers.
 
     Repairs change single choices: `fnet-naive+norm` adds one, `fnet-no-norm` leaves one out; both can be chained.
-    `+filter`, `+gated`, `+aft` and `+taylor` put that mixer in the place of the Fourier transform. In a
+    `+filter`, `+gated`, `+aft`, `+taylor` and `+values` put that mixer in the place of the Fourier transform. In a
     `-calibrated` recipe the gain is part of the refitted projection, see `calibrate.py`. Raises ParameterError naming
     the accepted recipes.
     """

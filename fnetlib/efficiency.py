@@ -303,10 +303,10 @@ def _as_run(ours: Contender) -> PreTrainedConfig:
     if ours.config.backend != "auto":
         return ours.config
     dtype = torch.float32 if s.precision in ("fp32", "tf32") else torch.bfloat16
-    if set(FILTERS) & set(ours.config.mixers):  # they go by what a mask would need
-        chosen = choose_backend("auto", s.length, True, s.device, dtype)
+    masked = ours.padded and ours.config.padding == "mask"
+    if {*FILTERS, "values"} & set(ours.config.mixers):  # filters go by what a mask would need
+        chosen = choose_backend("auto", s.length, masked or "values" not in ours.config.mixers, s.device, dtype)
     else:
-        masked = ours.padded and ours.config.padding == "mask"
         chosen = fourier_backend(ours.config, (s.batch, s.length, ours.config.hidden_size), masked, s.device, dtype, s.mode != "eager")
     return type(ours.config).from_dict({**ours.config.to_dict(), "backend": chosen})
 

@@ -136,7 +136,7 @@ def in_words(params: FinetuneParams, data: TaskData) -> str:
     lines = [f"Estimates for {params.batch_size} examples of up to {length} tokens, {params.precision}, on a GPU:"]
     for model in params.models:
         student = student_config(config, model, num_labels=data.task.num_labels)
-        if set(FILTERS) & set(student.mixers):  # the formula does not count what they keep
+        if {*FILTERS, "values"} & set(student.mixers):  # the formula does not count what they keep
             lines.append(f"  {model}: memory not estimated")
             continue
         memory = training_memory(student, params.batch_size, length, params.precision)

@@ -87,6 +87,16 @@ def fourier_bluestein_flops(n: int, d: int) -> float:
     return n * fft_flops(d, real=True) + half * (2 * fft_flops(size) + 6.0 * (size + 2 * n))
 
 
+def values_flops(n: int, d: int, backend: str, masked: bool) -> float:
+    """2 n d² for the values; 2 n² d by matrices, or by FFTs 2.5 n log2(n) a real column, 2 n d to take real and imaginary part together;
+    with a mask Bluestein's, see `fourier_bluestein_flops`, of all d columns."""
+    if backend == "matmul":
+        return 2.0 * n * d * d + 2.0 * n * n * d
+    size = 1 << (2 * n - 1).bit_length()
+    column = 2 * fft_flops(size) + 6.0 * (size + 2 * n) if masked else fft_flops(n, real=True)
+    return 2.0 * n * d * d + d * column + 2.0 * n * d
+
+
 def convolution_flops(n: int, columns: int, backend: str) -> float:
     """2 n² a column by Toeplitz matrices, or FFTs of m points there and back, a power of two from 2n − 1."""
     size = 1 << (2 * n - 2).bit_length()
@@ -134,6 +144,9 @@ def mixing_flops(config: BertConfig, mixer: str, seq: int, masked: bool = False)
         kind = "matrices" if backend == "matmul" else "FFT"
         return f"{what}, {kind}", count(seq, width, config.num_attention_heads, backend)
     masked = masked and config.padding == "mask"
+    if mixer == "values":
+        backend = choose_backend(config.backend, seq, masked)
+        return f"values, {'matrices' if backend == 'matmul' else 'FFT (Bluestein)' if masked else 'FFT'}", values_flops(seq, width, backend, masked)
     longest = FOLDED_MASKED_MAX_LENGTH if masked else FOLDED_HALF_MAX_LENGTH
     if config.backend == "folded" and seq <= longest:  # as a GPU trains in half precision
         return FOLDED, fourier_folded_flops(seq, width, masked)
@@ -163,6 +176,8 @@ def _layer(config: BertConfig, where: str, mixer: str, batch: int, seq: int, mas
     weights = 3 * (d * d + d) if mixer == "attention" else d * bool(getattr(config, "gain", False))
     if mixer == "filter":
         weights += d * d + d + config.num_attention_heads * (3 * config.max_position_embeddings + 1)
+    if mixer == "values":
+        weights += d * d + d
     if mixer == "gated":
         weights += d * d + d + config.num_attention_heads * (4 * d + 2 + 2 * config.max_position_embeddings - 1)
     if mixer == "aft":

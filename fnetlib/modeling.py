@@ -138,7 +138,7 @@ class FNetBertEncoder(nn.Module):
         """What all layers share for this batch; `attention_mask` is `[batch, seq]`, nonzero where a token is real."""
         config, (_, length, width) = self.config, hidden_states.shape
         real = attention_mask.bool() if attention_mask is not None else None
-        attention = fourier = filtered = None
+        attention = fourier = filtered = tokens = None
         if "attention" in config.mixers:
             attention = create_bidirectional_mask(
                 config=config, inputs_embeds=hidden_states, attention_mask=attention_mask)
@@ -154,11 +154,14 @@ class FNetBertEncoder(nn.Module):
             else:
                 plan = plan_fourier(length, width, masked, config.fourier_norm, backend, device, dtype)
             fourier = (plan, hidden_matrices)
+        if "values" in config.mixers:
+            tokens = plan_fourier(length, 1, real if config.padding == "mask" else None, config.fourier_norm, config.backend,
+                                  hidden_states.device, matrix_dtype(hidden_states))
         if set(FILTERS) & set(config.mixers):
             everything = torch.ones(hidden_states.shape[:2], dtype=torch.bool, device=hidden_states.device)
             filtered = plan_filter(real if real is not None and config.padding == "mask" else everything, config.backend,
                                    matrix_dtype(hidden_states))
-        return Sequence(real, attention, fourier, filtered)
+        return Sequence(real, attention, fourier, filtered, tokens)
 
     def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None,
                 block_inputs: Iterable[torch.Tensor] | None = None) -> list[torch.Tensor]:

@@ -16,7 +16,7 @@ from fnetlib.modeling import FNetBertForSequenceClassification
 # width, heads, feed-forward, seq: even, odd, one token; of widths whose half spectrum is not filled up with zeros
 SHAPES = [(30, 3, 64, 8), (15, 3, 50, 7), (30, 5, 61, 1)]
 RECIPES = ["bert", "fnet-naive", "fnet-paper", "fnet", "hybrid-1", "bound", "fnet+filter", "hybrid-1+filter",
-           "fnet+gated", "hybrid-1+gated", "fnet+aft", "fnet+taylor"]
+           "fnet+gated", "hybrid-1+gated", "fnet+aft", "fnet+taylor", "fnet+values", "hybrid-1+values"]
 
 
 def teacher(width=32, heads=4, inner=64, layers=3):

@@ -12,9 +12,10 @@ from .fourier import FourierMixer
 from .gated import GatedFilterMixer
 from .identity import IdentityMixer
 from .taylor import TaylorMixer
+from .values import ValueMixer
 
 MIXERS = {"fourier": FourierMixer, "filter": FilterMixer, "gated": GatedFilterMixer, "aft": AttentionFreeMixer,
-          "taylor": TaylorMixer, "attention": AttentionMixer, "identity": IdentityMixer}
+          "taylor": TaylorMixer, "values": ValueMixer, "attention": AttentionMixer, "identity": IdentityMixer}
 
 __all__ = ["MIXERS", "AttentionFreeMixer", "AttentionMixer", "FilterMixer", "FourierMixer", "GatedFilterMixer", "IdentityMixer",
-           "Sequence", "TaylorMixer"]
+           "Sequence", "TaylorMixer", "ValueMixer"]

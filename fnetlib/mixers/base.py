@@ -15,6 +15,7 @@ class Sequence(NamedTuple):
     fourier: the sequence axis' transform, a `FourierPlan` or `FoldedPlan`, and the hidden axis' matrices; None where no layer is a
         Fourier layer.
     filter: which tokens are inner, first and last, a `FilterPlan`; None where no layer has filters.
+    tokens: the transform of the sequence axis alone, a `FourierPlan`; None where no layer mixes values by it.
     projection: not shared: this layer's, of `folded.fold_projections` or `whole.join_projections`; None: it makes its own if it needs it.
     """
 
@@ -22,4 +23,5 @@ class Sequence(NamedTuple):
     attention_mask: Any = None
     fourier: Any = None
     filter: Any = None
+    tokens: Any = None
     projection: torch.Tensor | None = None

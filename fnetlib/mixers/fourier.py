@@ -165,7 +165,7 @@ def _by_fft(x: torch.Tensor, plan: FourierPlan) -> torch.Tensor:
             half = torch.fft.rfft2(x, dim=(1, 2)).real
             mirrored = torch.cat([half[:, :1], half[:, 1:].flip(1)], dim=1)
         else:
-            half = _bluestein(x, plan)
+            half = bluestein(x, plan, hidden_axis=True).real
             mirrored = half.gather(1, plan.mirror[..., None].expand_as(half))
         out = torch.cat([half, mirrored[..., 1:(width + 1) // 2].flip(-1)], dim=-1) * plan.scale
         if plan.chirp is not None:
@@ -173,13 +173,14 @@ def _by_fft(x: torch.Tensor, plan: FourierPlan) -> torch.Tensor:
     return out.to(dtype)
 
 
-def _bluestein(x: torch.Tensor, plan: FourierPlan) -> torch.Tensor:
-    """Length-L transform of every example at once: a DFT as a convolution with a chirp (Bluestein 1970)."""
+def bluestein(x: torch.Tensor, plan: FourierPlan, hidden_axis: bool = False) -> torch.Tensor:
+    """Length-L transform of every example at once: a DFT as a convolution with a chirp (Bluestein 1970). Complex, real tokens
+    in front. hidden_axis: half of the hidden spectrum's first."""
     length, size = x.shape[1], plan.kernel.shape[1]
     x = x.gather(1, plan.order[..., None].expand_as(x)) * plan.real
-    chirped = torch.fft.rfft(x, dim=-1) * plan.chirp[..., None]
+    chirped = (torch.fft.rfft(x, dim=-1) if hidden_axis else x) * plan.chirp[..., None]
     convolved = torch.fft.ifft(torch.fft.fft(chirped, n=size, dim=1) * plan.kernel[..., None], dim=1)
-    return (convolved[:, :length] * plan.chirp[..., None]).real
+    return convolved[:, :length] * plan.chirp[..., None]
 
 
 class FourierMixer(nn.Module):
