@@ -33,7 +33,7 @@ def test_where_memory_grows_linearly_few_long_sequences_are_tried(most, base, sl
     """They take minutes where time grows with the square. told: what is said to be taken over what is, up to all that there is."""
     tried, allowed = [], base + slope * most
     longest(lambda n: tried.append(n) or (min(told * (base + slope * n), allowed) if n <= most else None), allowed)
-    assert sum(n > 0.5 * most for n in tried) <= (4 if told == 1 else 12)
+    assert sum(n > 0.5 * most for n in tried) <= (5 if told == 1 else 12)
 
 
 @pytest.fixture
