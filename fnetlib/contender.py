@@ -1,6 +1,6 @@
 """One model of an efficiency block: how it is built, what a training step and an inference step of it are.
 
-Eager, compiled whole, or layer by layer; modes `lean` and `leaner` (params.LEAN) are the last with fewer activations kept; in mode `graphs` each compiled layer's kernels are recorded as a CUDA graph,
+Eager, compiled whole, or layer by layer (modes `lean` and `leaner`: with fewer activations kept, see params.LEAN); in mode `graphs` each compiled layer's kernels are recorded as a CUDA graph,
 forward and backward, and launched at once, so that little time goes into launches.
 """
 

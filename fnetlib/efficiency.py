@@ -258,7 +258,8 @@ def _products(precision: str):
 def _compiler(mode: str):
     """Room for every model of the block, and an error instead of a silent return to eager where it ends; the activations' budget of a
     lean mode, which is looked up when a layer is first called."""
-    with (contextlib.nullcontext() if mode == "eager" else room_for(RECOMPILES)), keeping(LEAN.get(mode, 1.0)):
+    idle = contextlib.nullcontext()
+    with idle if mode == "eager" else room_for(RECOMPILES), keeping(LEAN[mode]) if mode in LEAN else idle:
         yield
 
 
