@@ -115,7 +115,7 @@ def prepare(params: TransferParams) -> tuple[Teacher, PreTrainedModel, Transfer,
     else:
         examples = load_task(params.task, params.data, train_size=params.sentences, eval_size=1)
         batch = sentence_batch(teacher, examples, params.sentences)
-    student, report = build_student(teacher, params.model, "mlm", groups=selected, batch=batch, seed=params.seed)
+    student, report = build_student(teacher, params.model, "mlm", groups=selected, batch=batch, seed=params.seed, layers=params.layers)
     return teacher, student, report, text
 
 

@@ -144,8 +144,8 @@ def _base(name: str, base: str, layers: int) -> dict[str, Any]:
 
 
 def student_config(teacher: BertConfig, name: str, **overrides: Any) -> FNetBertConfig:
-    """The configuration of recipe `name` with the shape of a teacher's; `overrides` set single choices."""
+    """The configuration of recipe `name` with the shape of a teacher's; `overrides` set single choices, `num_hidden_layers` the depth."""
     shared = {k: v for k, v in teacher.to_dict().items()
               if k not in ("model_type", "architectures", "transformers_version", "dtype", "torch_dtype")}
-    choices = {**recipe(name, teacher.num_hidden_layers), **overrides}
+    choices = {**recipe(name, overrides.get("num_hidden_layers", teacher.num_hidden_layers)), **overrides}
     return FNetBertConfig(**{**shared, **choices})

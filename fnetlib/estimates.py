@@ -68,8 +68,8 @@ def activations(config: BertConfig, batch: int, length: int, precision: str = "f
     - attention: its input, c·d (three casts of it: 3·c·d); queries, keys, values and context, 4·c·d; the softmax's
       sums, 4·h, and where the batch is `padded` the mask as numbers, c·length; or where attention is not `fused` the
       weights before and after dropout, (2·c + mask_bytes)·h·length
-    - Fourier: nothing but the input of the projection, c·d, and that of the gain, c·d, where there are any: the
-      transform is linear. Once a batch its matrices, 2·c·length² for each example of a padded batch
+    - Fourier: nothing but the input of the projection, or of the gain where there is no projection, c·d: the transform is
+      linear. Once a batch the projection times the gain, c·d², and its matrices, 2·c·length² for each example of a padded batch
     - both LayerNorms' inputs, 2·4·d, means and deviations, 16; the feed-forward's input, c·d, and both sides of its
       activation, 2·c·i; `mask_bytes`·d for each dropout (torch keeps 1 byte an element on a GPU, 4 on a CPU)
     """
@@ -78,7 +78,8 @@ def activations(config: BertConfig, batch: int, length: int, precision: str = "f
     mixers = getattr(config, "mixers", None) or ["attention"] * config.num_hidden_layers
     ends = tokens * ((4 + mask) * d + 8) + tokens * 4 * d + 4 * 4 * batch * d  # embeddings, last state, pooler
     layers = sum(_layer(config, mixer, length, size, mask, mask_bytes, fused, padded) for mixer in mixers)
-    return round(tokens * layers + ends + _matrices(config, mixers.count("fourier"), batch if padded else 1, length, size))
+    scaled = size * d**2 * sum(mixer != "attention" for mixer in mixers) * bool(getattr(config, "gain", False) and config.output_projection)
+    return round(tokens * layers + ends + scaled + _matrices(config, mixers.count("fourier"), batch if padded else 1, length, size))
 
 
 def _layer(config: BertConfig, mixer: str, length: int, size: int, mask: int, mask_bytes: int, fused: bool,
@@ -88,7 +89,7 @@ def _layer(config: BertConfig, mixer: str, length: int, size: int, mask: int, ma
     projects = mixer == "attention" or getattr(config, "output_projection", True)
     rest = 8 * d + 16 + size * (d + 2 * config.intermediate_size) + mask * d * (1 + projects)
     if mixer != "attention":
-        return rest + size * d * (projects + bool(config.gain))
+        return rest + size * d * (projects or bool(config.gain))
     dropped = (size + mask_bytes) * bool(config.attention_probs_dropout_prob)
     weights = 4 * heads + size * length * padded if fused else heads * length * (size + dropped)
     return rest + size * d * ((1 if size == 4 else 3) + 4) + weights

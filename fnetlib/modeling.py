@@ -54,23 +54,35 @@ class MixingSublayer(nn.Module):
             if projection is None:
                 projection = mixed_projections([self], sequence, hidden_states)[0]
             mix = folded_mix if isinstance(plan, FoldedPlan) else joined_mix
-            projected = mix(hidden_states, plan, projection, self.output.dense.bias)
-            return self.output.LayerNorm(self.output.dropout(projected) + hidden_states)
+            return self.added(mix(hidden_states, plan, projection, self.output.dense.bias), hidden_states)
         mixed = self.self(hidden_states, sequence)
-        if self.gain is not None:
-            mixed = mixed * self.gain
-        return self.output(mixed, hidden_states)
+        if self.gain is None:
+            return self.output(mixed, hidden_states)
+        if self.projects_plainly() and not torch.compiler.is_compiling():
+            # One product with the weights, not with every token's states; a compiler joins that one with what is around it.
+            dense = self.output.dense
+            return self.added(nn.functional.linear(mixed, dense.weight * self.gain, dense.bias), hidden_states)
+        return self.output(mixed * self.gain, hidden_states)
+
+    def added(self, projected: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
+        """What `self.output` does after its projection."""
+        return self.output.LayerNorm(self.output.dropout(projected) + hidden_states)
+
+    def projects_plainly(self) -> bool:
+        """Whether `self.output` is BERT's projection and nothing else: not where something was put in its place, or into its call
+        (adapters, pruning, offloading)."""
+        parts = ((self.output, BertSelfOutput), (getattr(self.output, "dense", None), nn.Linear))
+        return all(_is_plain(*part) for part in parts) and type(self.output.dense.weight) in (nn.Parameter, torch.Tensor)
 
     def mixes_projected(self, sequence: Sequence) -> bool:
         """Whether mixing, gain and projection are one: what `self.output` would do is done here, see `mixers/folded.py` and
-        `mixers/whole.py`. Not where something was put in the place of one of them, or into its call (adapters, pruning, offloading)."""
+        `mixers/whole.py`. Not where something was put in the place of one of them, or into its call."""
         if not isinstance(self.self, FourierMixer):
             return False
         plan = sequence.fourier[0]
         if not isinstance(plan, FoldedPlan) and not plan.joined:
             return False
-        parts = ((self.self, FourierMixer), (self.output, BertSelfOutput), (self.output.dense, nn.Linear))
-        return type(self.output.dense.weight) in (nn.Parameter, torch.Tensor) and all(_is_plain(*part) for part in parts)
+        return _is_plain(self.self, FourierMixer) and self.projects_plainly()
 
     def is_frozen(self) -> bool:
         """Whether what the joined projection is made of rests: its weights and the gain."""
@@ -90,8 +102,10 @@ def mixed_projections(layers: list[MixingSublayer], sequence: Sequence, hidden_s
 
 def _is_plain(module: nn.Module, kind: type) -> bool:
     """Whether calling it is what `kind` says, and nothing else."""
+    if type(module) is not kind:
+        return False
     hooks = (module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks)
-    return type(module) is kind and not any(hooks) and not hasattr(module, "_hf_hook")
+    return not any(hooks) and not hasattr(module, "_hf_hook")
 
 
 class ResidualNorm(nn.Module):

@@ -300,6 +300,7 @@ class TransferParams(Inputs):
     task: Task = Field("cola", description="GLUE task whose training sentences measure the gain and the plots")
     groups: str = Field("all", description="component groups to copy: all, none (a student from scratch), or a "
                                             "comma list")
+    layers: Int = Field(0, ge=0, description="layers of the student, the teacher's first so many; 0: as many as the teacher has")
     sentences: Int = Field(256, ge=1, description="unlabelled sentences used to measure")
     save: str = Field("", description="folder for the student (save_pretrained); empty: not saved")
     seed: Int = Field(0, ge=0, description="seed of what is newly initialised, and of the data order")
@@ -351,6 +352,8 @@ class TransferParams(Inputs):
             raise ValueError(f"shortest: {self.shortest} is not 0, nor from 4 to the length, {self.length}")
         if self.adapt == "distill" and self.model == "bert":
             raise ValueError("adapt: 'distill' teaches a student; bert is the teacher itself")
+        if self.adapt == "distill" and self.layers:
+            raise ValueError(f"layers: {self.layers} layers have no counterparts in the teacher's whole stack; with adapt='distill' 0 is accepted")
         return self
 
     @property
@@ -374,6 +377,7 @@ class TransferParams(Inputs):
         names += ["blockwise", "logits_weight"] if self.adapt == "distill" else []
         names += ["task", "sentences"] if self.model != "bert" else []  # they set gains and filters
         names += ["shortest"] if self.shortest else []
+        names += ["layers"] if self.layers else []
         names += ["mixer_rate"] if self.mixer_rate != 1 else []
         budget = {"minutes": self.minutes, "pace": self.pace} if self.minutes else {"steps": self.planned_steps}
         return {**{name: getattr(self, name) for name in names}, **budget}

@@ -11,7 +11,7 @@ import pandas as pd
 
 from . import (
     answer, choice, distilled, estimates, recovery, tables, tables_glance, tables_gpus, tables_placement, tables_repair, tables_scaling, tables_speed,
-    tables_targets, tables_throughput, tables_training, xatl,
+    tables_targets, tables_throughput, tables_training, xatl, xatl_settings,
 )
 from .presets import names as preset_names
 from .results import (
@@ -24,7 +24,7 @@ BLOCK = re.compile(r"(<!-- generated:(?P<name>\S+) -->\n)(?P<body>.*?)(<!-- /gen
 
 Sentences = Callable[[Results], list[str]]
 FINDINGS: dict[str, list[Sentences]] = {  # README's sections that are sentences
-    "repair": [tables_repair.ablation_sentences], "xatl": [xatl.transferred_sentences],
+    "repair": [tables_repair.ablation_sentences], "xatl": [xatl.transferred_sentences, xatl_settings.sentences],
     "recovery": [recovery.main_sentences, tables_placement.sentences],
     "speed": [choice.sentences, tables_scaling.sentences, tables_throughput.sentences, tables_gpus.sentences],
 }
@@ -40,7 +40,7 @@ def findings(results: Results, parts: list[Sentences]) -> str:
 def headline(results: Results) -> str:
     """All findings as sentences; every number in them is from the records."""
     return _sentences(results, [tables_repair.ablation_sentences, tables_repair.closed_form_sentences,
-                                tables_repair.padding_sentences, tables_training.precision_sentences, xatl.sentences,
+                                tables_repair.padding_sentences, tables_training.precision_sentences, xatl.sentences, xatl_settings.sentences,
                                 recovery.sentences, tables_placement.sentences, tables_gpus.sentences])
 
 
@@ -95,7 +95,7 @@ SECTIONS: dict[str, Callable[[Results], str]] = {
         "glance": tables_glance.glance, "quality": tables.quality, "runs": tables.runs, "differences": tables.differences, "missing": tables.missing,
         "published": tables.compared, "ablation": tables_repair.ablation, "closed_form": tables_repair.closed_form,
         "padding": tables_repair.padding, "precision": tables_training.precision, "grid": tables_training.grid,
-        "teachers": tables_training.teachers, "xatl": xatl.table, "xatl-arms": xatl.arms, "xatl-rates": xatl.rates, "xatl-glue": xatl.glue,
+        "teachers": tables_training.teachers, "xatl": xatl.table, "xatl-arms": xatl.arms, "xatl-rates": xatl.rates, "xatl-glue": xatl.glue, "xatl-settings": xatl_settings.table,
         "recovery": recovery.table, "placement": tables_placement.table, "gpus": tables_gpus.table, "distilled": distilled.table,
         "choice": choice.choice, "speed": tables_speed.speed, "finetuning": tables_speed.finetuning,
         "throughput": tables_throughput.table, "runtimes": tables_throughput.runtimes, "targets": tables_targets.table,

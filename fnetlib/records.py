@@ -45,7 +45,7 @@ class Data(_Part):
 
 class Teacher(_Part):
     name: str
-    source: Literal["hub", "folder", "package"]
+    source: Literal["hub", "folder", "package", "random"]
     fingerprint: str = Field(description="sha256 (16 hex digits) of the weights")
 
 

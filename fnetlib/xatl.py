@@ -29,7 +29,7 @@ def table(results: Results) -> Table:
     several = data["teacher"].nunique() > 1
     sections = {}
     for model, part in data.groupby("model", sort=False):
-        names = budget_names(part["steps"])
+        names = budget_names(part)
         sections[f"`{model}`"] = pd.DataFrame([{
             "From-scratch budget": f"{names[r.steps]}: {number(r.tokens / 1e6, 1)} M tokens",
             "From-scratch loss": _marked(r.scratch_loss, [*_progress(r), r.scratch_edge]),
@@ -121,7 +121,7 @@ def transferred_sentences(results: Results) -> list[str]:
     lines = []
     for model, part in headline(speedups(results)).groupby("model", sort=False):
         rows = list(part.sort_values("steps").itertuples())
-        names, last = budget_names(part["steps"]), rows[-1]
+        names, last = budget_names(part), rows[-1]
         sooner = ", ".join(times(r.speedup, r.at_least, r.at_start) or "not reached" for r in rows)
         weak = dict.fromkeys(names[r.steps] for r in rows if not r.clear)
         lines.append(
@@ -194,13 +194,13 @@ def _teachers(row: Any) -> str:
 
 
 def entries(results: Results) -> dict[str, Any]:
-    """The summary's figures of the transferred arm: student -> `speedup` by from-scratch budget, smallest first as `1x`, `2x`,
-    ..., `speedup_is_lower_bound` (there by the first evaluation), `rival_learned` (it is past the plateau) and `gain_loss_pct`, the relative gain in loss after the
+    """The summary's figures of the transferred arm: student -> `speedup` by from-scratch budget, as `1x`, `2x`, ... of the smallest whose rival is
+    past the plateau (shorter ones do not count; if none is, those clearly below token frequencies), `speedup_is_lower_bound` (there by the first evaluation), `rival_learned` (it is past the plateau) and `gain_loss_pct`, the relative gain in loss after the
     same steps; `gain_<task>` after fine-tuning, where both arms were, by the same budgets. One teacher a budget, see `headline`."""
     data, gains, found = headline(speedups(results)), glue_gains(results), {}
     for model, part in data.groupby("model", sort=False):
-        names, clear = budget_names(part["steps"]), part[part["clear"].astype(bool)]
-        budgets = [(names[steps], rows) for steps, rows in clear.groupby("steps")]
+        names, counted = budget_names(part), part[part["learned" if part["learned"].any() else "clear"].astype(bool)]
+        budgets = [(names[steps], rows) for steps, rows in counted.groupby("steps")]
         if not budgets:
             continue
         found[model] = {
@@ -208,7 +208,7 @@ def entries(results: Results) -> dict[str, Any]:
             "speedup_is_lower_bound": {name: bool(rows["at_least"].any()) for name, rows in budgets},
             "rival_learned": {name: bool(rows["learned"].all()) for name, rows in budgets},
             "gain_loss_pct": {name: _round((100 * rows["gain"] / rows["scratch_loss"]).mean()) for name, rows in budgets}}
-        teachers = {steps: rows["teacher"].iloc[0] for steps, rows in clear.groupby("steps")}
+        teachers = {steps: rows["teacher"].iloc[0] for steps, rows in counted.groupby("steps")}
         mine = gains[(gains["model"] == model) & gains["steps"].isin(teachers)]
         for (task, steps), rows in mine.groupby(["task", "steps"], sort=False):
             same = rows[rows["teacher"] == teachers[steps]]

@@ -8,6 +8,7 @@ An arm is a way to start and to train: `from scratch` (`-p groups none`), `trans
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -67,6 +68,24 @@ def regime(record: Record) -> tuple:
     return (record.data.fingerprint, record.seed, *(record.params.get(name) for name in ("batch_size", "length", "shortest")))
 
 
+def setting(record: Record) -> tuple:
+    """What an arm and its rival must share besides: recipe and depth, batches, and how the rate rises."""
+    return (record.model, record.params.get("layers"), record.params.get("warmup"), regime(record))
+
+
+def compared(records: Iterable[Record]) -> list[Record]:
+    """The students' runs that stand in XATL's tables: of each model in one setting, that in which most runs did not start from scratch.
+
+    From scratch other settings were tried too, see `xatl_settings.py`.
+    """
+    records = [r for r in records if r.model != "bert" and r.metrics and r.metrics.headline.last is not None]
+    budgets = {(setting(r), r.timing["steps"]) for r in records if arm(r) == FROM_SCRATCH}
+    kept = [r for r in records if (setting(r), r.timing["steps"]) in budgets]
+    inherited = Counter(setting(r) for r in kept if arm(r) != FROM_SCRATCH)
+    main = {model: max((s for s in inherited if s[0] == model), key=inherited.__getitem__) for model in dict.fromkeys(s[0] for s in inherited)}
+    return [r for r in kept if main.get(r.model) == setting(r)]
+
+
 @once
 def students(results: Results) -> pd.DataFrame:
     """One row a run of a student that was trained from scratch too, on the same batches for as many steps: model, arm, teacher,
@@ -77,11 +96,9 @@ def students(results: Results) -> pd.DataFrame:
     alone give by 0.2 nats or more.
     """
     records = [r for r in results.adapt if r.model != "bert" and r.metrics and r.metrics.headline.last is not None]
-    budgets = {(r.model, regime(r), r.timing["steps"]) for r in records if arm(r) == FROM_SCRATCH}
-    compared = [r for r in records if (r.model, regime(r), r.timing["steps"]) in budgets]
-    gpus = {model: _common_gpu([r for r in compared if r.model == model], records) for model in {r.model for r in compared}}
-    rows = []
-    for r in compared:
+    shown, rows = compared(records), []
+    gpus = {model: _common_gpu([r for r in shown if r.model == model], records) for model in {r.model for r in shown}}
+    for r in shown:
         name, gpu = arm(r), gpus[r.model]
         teacher = "" if name == FROM_SCRATCH or r.teacher is None else r.teacher.name
         rows.append({"model": r.model, "arm": name, "teacher": teacher, "learning_rate": r.params["learning_rate"], "seed": r.seed,
@@ -184,10 +201,11 @@ def headline(data: pd.DataFrame) -> pd.DataFrame:
     return plain.loc[[part.idxmin() for _, part in rank.groupby([plain["model"], plain["seed"], plain["steps"]], sort=False)]]
 
 
-def budget_names(steps: Iterable[int]) -> dict[int, str]:
-    """steps -> `1x`, `2x`, ...: from-scratch budgets as multiples of the smallest."""
-    budgets = sorted(set(steps))
-    return {count: f"{count / budgets[0]:g}x" for count in budgets}
+def budget_names(rows: pd.DataFrame) -> dict[int, str]:
+    """steps -> `1x`, `2x`, ...: from-scratch budgets of one student's `speedups` as multiples of the smallest whose rival is past the
+    plateau; of the smallest if none is."""
+    budgets, learned = sorted(set(rows["steps"])), rows[rows["learned"].astype(bool)]["steps"]
+    return {count: f"{count / (learned.min() if len(learned) else budgets[0]):g}x" for count in budgets}
 
 
 def times(value: float | None, at_least: bool = False, at_start: bool = False) -> str | None:

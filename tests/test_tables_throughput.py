@@ -34,6 +34,16 @@ def test_table_and_sentence(results):
     assert len(tables_throughput.sentences(results)) == 1 and "`fnet` +35%" in tables_throughput.sentences(results)[0]
 
 
+def test_random_weights_of_another_shape_stand_by_themselves(tmp_path):
+    base = [run(model, 1, steady, teacher="random-bert-base")
+            for model, steady in (("bert", 10.0), ("fnet", 14.0))]
+    results = results_of(tmp_path, [run("bert", 1, 40.0), run("fnet", 1, 60.0), *base])
+    assert {name: entry["fnet"]["vs_bert"] for name, entry in tables_throughput.entries(results).items()} == {"rte": 1.5, "rte@bert-base": 1.4}
+    text = tables_throughput.table(results).markdown()
+    assert "teacher `random-bert-base`" in text and "the scores mean nothing" in text
+    assert results.scored.empty  # no table about quality has them
+
+
 def test_the_summary_has_what_the_study_ran(results, tmp_path):
     assert tables_throughput.entries(results) == {"rte": {"fnet": {"vs_bert": 1.35, "lowest": 1.2, "highest": 1.5, "n": 2, "device": "test GPU"}}}
     others = [run(model, 1, steady, {"batch_size": 32}) for model, steady in (("bert", 10.0), ("fnet", 90.0))]

@@ -36,6 +36,18 @@ def test_an_adapted_student_can_be_a_teacher(tiny_teacher_folder, tmp_path):
     assert set(report.table().query("fate == 'new'")["group"]) == {"classifier", "pooler"}
 
 
+def test_random_weights_of_a_shape_are_the_same_every_time():
+    before = torch.random.get_rng_state()
+    found = load_teacher("random-tiny")
+    assert torch.equal(before, torch.random.get_rng_state())  # whoever seeds a run keeps the seed
+    assert (found.name, found.source, found.config.hidden_size) == ("random-tiny", "random", 64)
+    assert found.fingerprint == load_teacher("random-tiny").fingerprint != load_teacher("minilm").fingerprint
+    assert teacher.load_shape("random-bert-base")[0].num_hidden_layers == 12
+    for read in (load_teacher, teacher.load_shape):
+        with pytest.raises(ParameterError, match="'random-huge' is not one of: .*random-bert-base"):
+            read("random-huge")
+
+
 def test_minilm_is_the_published_model():
     found = load_teacher("minilm")
     assert (found.config.num_hidden_layers, found.config.hidden_size) == (6, 384)

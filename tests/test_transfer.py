@@ -54,6 +54,23 @@ def test_hybrid_keeps_attention_only_where_it_is(teacher):
     assert set(attention[attention["fate"] == "dropped"]["tensor"].str.split(".").str[3]) == {"0", "2"}
 
 
+@pytest.mark.parametrize("name", ["fnet", "hybrid-1", "fnet+gated", "fnet-calibrated", "bert"])
+def test_a_shallower_student_has_the_teachers_first_layers(teacher, batch, name):
+    student, report = build_student(teacher, name, batch=batch, layers=2)
+    assert student.config.num_hidden_layers == len(student.config.mixers) == len(student.bert.encoder.layer) == 2
+    assert name == "fnet-calibrated" or verify(teacher, student, report)["equal"] > 10  # that one is refitted
+    copied = report.table().query("fate == 'copied'")["tensor"]
+    assert {name.split(".")[3] for name in copied if ".layer." in name} == {"0", "1"}
+    assert student(**batch).logits.isfinite().all()
+
+
+def test_only_a_student_from_scratch_may_be_deeper(teacher):
+    with pytest.raises(ParameterError, match="layers: 6 are more than the 4 of teacher .*; only a student from scratch"):
+        build_student(teacher, "fnet", layers=6)
+    student, report = build_student(teacher, "hybrid-2", groups=(), layers=6)
+    assert student.config.mixers == ["fourier", "fourier", "attention"] * 2 and set(report.table()["fate"]) == {"new", "dropped"}
+
+
 @pytest.mark.parametrize("selected", ["embeddings", "norms,feed_forward", "output_projection"])
 def test_only_selected_groups_are_copied(teacher, selected):
     student, report = build_student(teacher, "fnet", groups=parse_groups(selected))

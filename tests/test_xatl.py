@@ -142,9 +142,9 @@ def test_tables_figure_and_summary(results):
 
 
 def test_there_by_the_first_evaluation_is_a_lower_bound(tmp_path):
-    results = results_of(tmp_path, [line(end=7.0, groups="none"), line(end=1.0), line(end=5.0, steps=200, groups="none"), line(end=1.0, steps=200)])
+    results = results_of(tmp_path, [line(end=6.1, groups="none"), line(end=0.0, start=8.0), line(end=4.0, steps=200, groups="none"), line(end=1.0, steps=200)])
     first, second = xatl_runs.speedups(results).sort_values("steps").itertuples()
-    assert first.at_least and not first.at_start and first.speedup == 4  # 9 -> 7 within the first of four evaluations
+    assert first.at_least and not first.at_start and first.speedup == 4  # 8 -> 6.1 within the first of four evaluations
     assert not second.at_least and second.speedup == 4  # 200 over 50
     assert "| at least 4.0x |" in xatl.table(results).markdown() and "loss at least 4.0x, 4.0x sooner" in xatl.sentences(results)[0]
     assert xatl.entries(results)["fnet"]["speedup_is_lower_bound"] == {"1x": True, "2x": False}
@@ -153,9 +153,14 @@ def test_there_by_the_first_evaluation_is_a_lower_bound(tmp_path):
     plt.close(figure)
 
 
-def test_budgets_are_named_by_the_smallest_even_where_its_rival_is_crippled(tmp_path):
-    results = results_of(tmp_path, [line(end=7.2, groups="none"), line(end=3.0), line(end=5.0, steps=200, groups="none"), line(end=3.0, steps=200)])
-    assert list(xatl.entries(results)["fnet"]["speedup"]) == ["2x"]
+def test_budgets_are_named_by_the_smallest_whose_rival_has_learned_and_shorter_ones_do_not_count(tmp_path):
+    results = results_of(tmp_path, [line(end=6.6, groups="none"), line(end=3.0), line(end=5.0, steps=200, groups="none"), line(end=3.0, steps=200),
+                                    line(end=4.0, steps=400, groups="none"), line(end=3.0, steps=400)])
+    entry = xatl.entries(results)["fnet"]
+    assert list(entry["speedup"]) == ["1x", "2x"] and entry["rival_learned"] == {"1x": True, "2x": True}
+    assert entry["speedup"] == {"1x": 3.0, "2x": 4.8}  # 9 -> 3 in 100 steps is at 5 after 66.7, at 4 after 83.3
+    text = xatl.table(results).markdown()
+    assert "| 0.5x: 3.3 M tokens | 6.600 (plateau, only rate) |" in text and "| 1x: " in text and "| 2x: " in text
 
 
 def test_a_budget_has_one_teacher_and_no_mean_over_them(tmp_path):
