@@ -54,7 +54,7 @@ def frame(results: Results) -> pd.DataFrame:
         met = None if value is None else (target.least is None or value >= target.least) and (target.most is None or value <= target.most)
         rows.append([target.what, at, target.least, target.most, value, beside.get("low"), beside.get("high"),
                      bool(look_up(found, f"{parent}_is_lower_bound/{name}")), look_up(found, target.limit),
-                     _by(at, name, beside, chosen) or _rival(found, parent, name), met])
+                     _by(at, name, beside, chosen) or _rival(found, parent, name) or _share(found, parent, name), met])
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -83,8 +83,14 @@ def _rival(found: dict[str, Any], parent: str, name: str) -> str | None:
     return "its rival on the plateau" if look_up(found, f"{parent.removesuffix('/speedup')}/rival_learned/{name}") is False else None
 
 
+def _share(found: dict[str, Any], parent: str, name: str) -> str | None:
+    """Of a gain over training from scratch, where the transferred student was trained for a share of the steps only."""
+    share = look_up(found, f"{parent}_share_of_steps/{name}")
+    return None if share is None else f"with {share:g} of its rival's steps"
+
+
 def _model(at: str) -> str | None:
-    return next((f"`{part}`" for part in at.split("/") if "@" in part), None)
+    return next((f"`{part}`" for part in at.split("/") if "@" in part and at.startswith("quality/")), None)
 
 
 def _by(at: str, name: str, beside: dict[str, Any], chosen: str) -> str | None:

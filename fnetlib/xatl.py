@@ -134,10 +134,11 @@ def transferred_sentences(results: Results) -> list[str]:
 
 
 def glue_gains(results: Results) -> pd.DataFrame:
-    """One row a (model, task, steps, teacher of the transferred student): scores after fine-tuning of students that were
-    trained so many steps, and `gain`, the transferred one's mean above the from-scratch one's, in the metric's own unit. Of
-    several students and learning rates of fine-tuning each arm has its best mean over seeds.
+    """One row a (model, task, from-scratch steps, teacher of the transferred student): scores after fine-tuning, and `gain`, the
+    transferred one's mean above the from-scratch one's, in the metric's own unit. Of several students and learning rates of
+    fine-tuning each arm has its best mean over seeds.
 
+    transferred_steps: as many, or where nothing was fine-tuned after as many the most below: then `gain` is at less compute.
     scratch_teacher: the from-scratch student's; it has none of its weights.
     """
     runs = {r.record.run_id: r for r in students(results).itertuples() if r.arm in (FROM_SCRATCH, TRANSFERRED)}
@@ -148,16 +149,18 @@ def glue_gains(results: Results) -> pd.DataFrame:
             and not is_grid(r.training)]
     frame = pd.DataFrame(rows, columns=["model", "task", "note", "metric", "last", "rate", "student", "arm", "steps", "teacher"])
     found = []
-    for (model, task, steps), part in frame.groupby(["model", "task", "steps"], sort=False):
-        theirs, ours = _best_tuned(part[part["arm"] == FROM_SCRATCH]), part[part["arm"] == TRANSFERRED]
+    for (model, task, steps), part in frame[frame["arm"] == FROM_SCRATCH].groupby(["model", "task", "steps"], sort=False):
+        theirs = _best_tuned(part)
+        ours = frame[(frame["arm"] == TRANSFERRED) & (frame["model"] == model) & (frame["task"] == task) & (frame["steps"] <= steps)]
+        ours = ours[ours["steps"] == ours["steps"].max()]
         for teacher in sorted(set(ours["teacher"]), key=natural):
             mine = _best_tuned(ours[ours["teacher"] == teacher])
             if theirs and mine:
                 found.append({"model": model, "task": task, "note": part["note"].iloc[0], "steps": steps, "teacher": teacher,
-                              "scratch_teacher": theirs[0], "metric": part["metric"].iloc[0],
+                              "transferred_steps": ours["steps"].iloc[0], "scratch_teacher": theirs[0], "metric": part["metric"].iloc[0],
                               **_scores("scratch", theirs[1]), **_scores("transferred", mine[1]),
                               "gain": mine[1].mean - theirs[1].mean})
-    return pd.DataFrame(found, columns=["model", "task", "note", "steps", "teacher", "scratch_teacher", "metric", "scratch", "scratch_sd",
+    return pd.DataFrame(found, columns=["model", "task", "note", "steps", "transferred_steps", "teacher", "scratch_teacher", "metric", "scratch", "scratch_sd",
                                         "scratch_n", "transferred", "transferred_sd", "transferred_n", "gain"])
 
 
@@ -175,13 +178,15 @@ def glue(results: Results) -> Table:
     """GLUE after fine-tuning: from scratch beside transferred, at the same budget."""
     data = glue_gains(results)
     named = len({*data["teacher"], *data["scratch_teacher"]}) > 1
-    shown = [{"Student": r.model, "Steps": f"{r.steps:,}",
+    fewer = bool((data["transferred_steps"] < data["steps"]).any())
+    shown = [{"Student": r.model, "Steps": f"{r.steps:,}" + (f" (transferred: {r.transferred_steps:,})" if r.transferred_steps < r.steps else ""),
               "Task": f"{task_title(r.task, [r.note] * bool(r.note))} {metric_title([r.metric])}",
               **({"Teacher": _teachers(r)} if named else {}),
               "From scratch": mean_sd(r.scratch, r.scratch_sd, r.scratch_n),
               "Transferred": mean_sd(r.transferred, r.transferred_sd, r.transferred_n), "Gain": number(r.gain, sign=True)}
              for r in data.itertuples()]
-    notes = ["Mean ± standard deviation over seeds (n) of fine-tuned students that saw the same text for the same steps; of "
+    notes = ["Mean ± standard deviation over seeds (n) of fine-tuned students that saw the same text for the same steps"
+             + (" (where it says so the transferred one for fewer: its gain is at less compute)" if fewer else "") + "; of "
              "several learning rates of fine-tuning each arm has its best. Gains are in the metric's own unit."
              + " *Teacher*: whose weights the transferred student started with; a from-scratch student has only its shape." * named]
     if data.empty:
@@ -196,7 +201,8 @@ def _teachers(row: Any) -> str:
 def entries(results: Results) -> dict[str, Any]:
     """The summary's figures of the transferred arm: student -> `speedup` by from-scratch budget, as `1x`, `2x`, ... of the smallest whose rival is
     past the plateau (shorter ones do not count; if none is, those clearly below token frequencies), `speedup_is_lower_bound` (there by the first evaluation), `rival_learned` (it is past the plateau) and `gain_loss_pct`, the relative gain in loss after the
-    same steps; `gain_<task>` after fine-tuning, where both arms were, by the same budgets. One teacher a budget, see `headline`."""
+    same steps; `gain_<task>` after fine-tuning, where both arms were, by the same budgets, `gain_<task>_share_of_steps` where the transferred one
+    had a share of them only. One teacher a budget, see `headline`."""
     data, gains, found = headline(speedups(results)), glue_gains(results), {}
     for model, part in data.groupby("model", sort=False):
         names, counted = budget_names(part), part[part["learned" if part["learned"].any() else "clear"].astype(bool)]
@@ -212,7 +218,10 @@ def entries(results: Results) -> dict[str, Any]:
         mine = gains[(gains["model"] == model) & gains["steps"].isin(teachers)]
         for (task, steps), rows in mine.groupby(["task", "steps"], sort=False):
             same = rows[rows["teacher"] == teachers[steps]]
-            found[model].setdefault(f"gain_{task}", {})[names[steps]] = _round((same if len(same) else rows)["gain"].iloc[0])
+            row = (same if len(same) else rows).iloc[0]
+            found[model].setdefault(f"gain_{task}", {})[names[steps]] = _round(row["gain"])
+            if row["transferred_steps"] < steps:
+                found[model].setdefault(f"gain_{task}_share_of_steps", {})[names[steps]] = _round(row["transferred_steps"] / steps)
     return found
 
 

@@ -21,14 +21,14 @@ from .tables import Table, number
 from .xatl_runs import CLEAR, FROM_SCRATCH, LEARNED, TRANSFERRED, arm, at_first_evaluation, crossing, held_out, setting, times
 
 WORDS = {"layers": "{} layers", "batch_size": "batch {}", "shortest": "{} to {} tokens", "warmup": "warm-up {:.0%}"}
-COLUMNS = ["model", "setting", "learning_rate", "seed", "steps", "tokens", "loss", "below_unigram", "learned", "speedup", "at_least", "record"]
+COLUMNS = ["model", "setting", "learning_rate", "seed", "steps", "tokens", "loss", "below_unigram", "learned", "speedup", "at_least", "by", "record"]
 
 
 @once
 def frame(results: Results) -> pd.DataFrame:
     """One row a student's run from scratch: setting (in words, what differs from most; empty where nothing does), steps, tokens, loss (held out,
     nats), below_unigram (nats), learned (by more than LEARNED), and how much sooner a transferred student of the same setting is there
-    (`speedup`, `at_least`: see `xatl_runs.speedups`; None where none is)."""
+    (`speedup`, `at_least`: see `xatl_runs.speedups`; None where none is), `by` which: its teacher and its own steps."""
     records = [r for r in results.adapt if r.model != "bert" and r.metrics and r.metrics.headline.last is not None]
     runs = [r for r in records if arm(r) == FROM_SCRATCH]
     usual = {name: pd.Series([r.params.get(name) or 0 for r in runs], dtype=float).mode().get(0) for name in WORDS}
@@ -53,14 +53,16 @@ def in_words(record: Record, usual: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _sooner(scratch: Record, records: list[Record]) -> tuple[float | None, bool]:
-    """How many times sooner the transferred runs of its setting reach its loss, and whether that is a lower bound."""
-    curves = [held_out(r, "step") for r in records if arm(r) == TRANSFERRED and setting(r) == setting(scratch)]
-    reached = [(at, curve) for curve in curves if (at := crossing(curve, scratch.metrics.headline.last)) is not None]
+def _sooner(scratch: Record, records: list[Record]) -> tuple[float | None, bool, str]:
+    """How many times sooner the transferred runs of its setting reach its loss, whether that is a lower bound, and the first of them."""
+    loss = scratch.metrics.headline.last
+    inherited = [r for r in records if arm(r) == TRANSFERRED and setting(r) == setting(scratch)]
+    reached = [(at, r) for r in inherited if (at := crossing(held_out(r, "step"), loss)) is not None]
     if not reached:
-        return None, False
-    return (scratch.timing["steps"] / min(at for at, _ in reached),
-            any(at_first_evaluation(curve, scratch.metrics.headline.last) for _, curve in reached))
+        return None, False, ""
+    at, first = min(reached, key=lambda found: found[0])
+    return (scratch.timing["steps"] / at, any(at_first_evaluation(held_out(r, "step"), loss) for _, r in reached),
+            f"`{first.teacher.name}`, {first.timing['steps']:,} steps")
 
 
 def best(results: Results) -> pd.DataFrame:
@@ -79,14 +81,15 @@ def table(results: Results) -> Table:
         "Setting": r.setting or "as XATL's arms", "Steps": f"{r.steps:,}", "M tokens": number(r.tokens / 1e6, 1),
         "Rate": f"{r.learning_rate:g} of {', '.join(f'{rate:g}' for rate in r.rates)}" if len(r.rates) > 1 else f"{r.learning_rate:g}",
         "Loss": number(r.loss), "Below frequencies, nats": number(r.below_unigram), "": _progress(r),
-        "Transferred, sooner": times(r.speedup, r.at_least)} for r in part.itertuples()])
+        "Transferred, sooner": f"{times(r.speedup, r.at_least)} ({r.by})" if r.by else None} for r in part.itertuples()])
         for model, part in data.groupby("model", sort=False)}
     unigram = [value for r in data["record"] if (value := r.metrics.validation.get("unigram_loss")) is not None]
     notes = ["Held-out masked-LM loss after the last step of students from scratch, one seed, the best of the learning rates tried; every "
              "setting is held out on the same sequences of 128 tokens. *As XATL's arms*: "
              f"{_usual(data)}; other settings say what differs. "
              + (f"Token frequencies alone give {number(unigram[0], 2)} nats. " if unigram else "")
-             + f"*Plateau*: less than {LEARNED:g} nats below that. *Sooner*: the transferred student of the same setting, where one was trained."]
+             + f"*Plateau*: less than {LEARNED:g} nats below that. *Sooner*: the transferred student of the same setting, where one was trained, "
+             "from which teacher, and how long its run was; the rate falls till its end."]
     if data.empty:
         notes = ["No student was trained from scratch here: `02_transfer` with `-p groups none`."]
     return Table("xatl-settings", tagged("Learning from scratch", results.tag), data.drop(columns=["record", "rates"]), sections, notes)

@@ -274,6 +274,9 @@ def test_memory_is_what_the_committed_records_measured_on_a_gpu():
     for r in measured:
         config = student_config(BertConfig(), r.model, backend=r.params["backend"])
         memory = estimates.training_memory(config, r.params["batch"], r.params["length"], r.params["precision"], padded=False)
+        if r.model == "fnet" and r.started < "2026-11-29":  # until then the gain kept every token's states once more
+            more = 12 * 768 * r.params["batch"] * r.params["length"] * (4 if r.params["precision"] == "fp32" else 2)
+            memory = memory._replace(activations=memory.activations + more)
         low = 0.92 if r.params["precision"] == "fp32" else 0.84
         assert low <= memory.total / r.memory["train_peak_bytes"] <= 1.01, (r.model, r.params["precision"])
 

@@ -282,7 +282,21 @@ def test_gain_on_glue_is_transferred_over_from_scratch_at_the_same_budget(tmp_pa
     row, = xatl.glue_gains(results).itertuples()
     assert (row.steps, row.scratch_n, row.transferred_n) == (100, 2, 2) and row.gain == pytest.approx(0.2)
     assert "| fnet | 100 | RTE accuracy | 0.515 ± 0.007 (2) | 0.715 ± 0.007 (2) | +0.200 |" in xatl.glue(results).markdown()
-    assert xatl.entries(results)["fnet"]["gain_rte"] == {"1x": 0.2}
+    assert xatl.entries(results)["fnet"]["gain_rte"] == {"1x": 0.2} and "fewer" not in xatl.glue(results).markdown()
+
+
+def test_a_transferred_student_of_fewer_steps_stands_in_and_is_named(tmp_path):
+    first, scratch, ours = line(end=5.0, groups="none"), line(end=4.0, steps=200, groups="none"), line(end=3.0)
+
+    def tuned(student, seed, score):
+        return finetune_record("rte", "fnet", seed, score, training="tuned", minutes=0.8, student=student.run_id)
+
+    results = results_of(tmp_path, [first, scratch, ours, *(tuned(scratch, seed, 0.5) for seed in (1, 2)), *(tuned(ours, seed, 0.6) for seed in (1, 2))])
+    row, = xatl.glue_gains(results).itertuples()
+    assert (row.steps, row.transferred_steps) == (200, 100) and row.gain == pytest.approx(0.1)
+    assert "| fnet | 200 (transferred: 100) | RTE" in xatl.glue(results).markdown() and "at less compute" in xatl.glue(results).markdown()
+    entry = xatl.entries(results)["fnet"]
+    assert entry["gain_rte"] == {"2x": 0.1} and entry["gain_rte_share_of_steps"] == {"2x": 0.5}
 
 
 def test_glue_shows_each_teacher_and_says_where_the_arms_differ(tmp_path):

@@ -33,7 +33,7 @@ def test_each_setting_says_what_differs_and_whether_it_learns(results):
     assert found["fnet", "128 tokens each", 100].speedup == pytest.approx(100 / 60)  # of that setting's own transferred run: 9 -> 4
     assert not found["hybrid-2", "batch 512", 100].speedup > 0  # none was transferred there
     text = xatl_settings.table(results).markdown()
-    assert "| as XATL's arms | 400 |" in text and "| 0.0005 of 0.0005, 0.001 | 5.000 |" in text and "| learns | 6.0x |" in text
+    assert "| as XATL's arms | 400 |" in text and "| 0.0005 of 0.0005, 0.001 | 5.000 |" in text and "| learns | 6.0x (`minilm`, 100 steps) |" in text
     assert "| 2 layers, warm-up 20% | 100 |" in text and "| plateau | – |" in text and "| near frequencies | – |" in text
     assert "cut to sequences of 8 to 128" in text
 
