@@ -106,7 +106,7 @@ def adapt_model(teacher: str, model: str, save: str, *, minutes: float, text: st
     return adapt(params, *prepare(params))
 
 
-def prepare(params: TransferParams) -> tuple[Teacher, PreTrainedModel, Transfer, Text]:
+def prepare(params: AdaptParams) -> tuple[Teacher, PreTrainedModel, Transfer, Text]:
     """Teacher, student with a masked-LM head, what went where, and text: what `adapt` needs."""
     selected, text = parse_groups(params.groups), load_text(params.text)
     teacher = load_teacher(params.teacher)

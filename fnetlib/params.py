@@ -300,7 +300,6 @@ class TransferParams(Inputs):
     task: Task = Field("cola", description="GLUE task whose training sentences measure the gain and the plots")
     groups: str = Field("all", description="component groups to copy: all, none (a student from scratch), or a "
                                             "comma list")
-    layers: Int = Field(0, ge=0, description="layers of the student, the teacher's first so many; 0: as many as the teacher has")
     sentences: Int = Field(256, ge=1, description="unlabelled sentences used to measure")
     save: str = Field("", description="folder for the student (save_pretrained); empty: not saved")
     seed: Int = Field(0, ge=0, description="seed of what is newly initialised, and of the data order")
@@ -352,8 +351,6 @@ class TransferParams(Inputs):
             raise ValueError(f"shortest: {self.shortest} is not 0, nor from 4 to the length, {self.length}")
         if self.adapt == "distill" and self.model == "bert":
             raise ValueError("adapt: 'distill' teaches a student; bert is the teacher itself")
-        if self.adapt == "distill" and self.layers:
-            raise ValueError(f"layers: {self.layers} layers have no counterparts in the teacher's whole stack; with adapt='distill' 0 is accepted")
         return self
 
     @property
@@ -377,7 +374,6 @@ class TransferParams(Inputs):
         names += ["blockwise", "logits_weight"] if self.adapt == "distill" else []
         names += ["task", "sentences"] if self.model != "bert" else []  # they set gains and filters
         names += ["shortest"] if self.shortest else []
-        names += ["layers"] if self.layers else []
         names += ["mixer_rate"] if self.mixer_rate != 1 else []
         budget = {"minutes": self.minutes, "pace": self.pace} if self.minutes else {"steps": self.planned_steps}
         return {**{name: getattr(self, name) for name in names}, **budget}
@@ -387,12 +383,21 @@ class AdaptParams(TransferParams):
     """`fnetlib adapt` and adapt_model. Given a text, gains, filters and gates are measured on its own sentences, not on a task's; the
     presets give none, so that their students start as those of the finished runs, and as in 02_transfer."""
 
+    layers: Int = Field(0, ge=0, description="layers of the student, the teacher's first so many; 0: as many as the teacher has")
+
+    @model_validator(mode="after")
+    def _states_are_matched_layer_by_layer(self):
+        if self.adapt == "distill" and self.layers:
+            raise ValueError(f"layers: {self.layers} layers have no counterparts in the teacher's whole stack; with adapt='distill' 0 is accepted")
+        return self
+
     @property
     def measured_on_text(self) -> bool:
         return self.text != "auto" and self.model != "bert"
 
     def adaptation(self) -> dict[str, Any]:
-        return {name: value for name, value in super().adaptation().items() if name != "task" or not self.measured_on_text}
+        own = {"layers": self.layers} if self.layers else {}
+        return {**{name: value for name, value in super().adaptation().items() if name != "task" or not self.measured_on_text}, **own}
 
 
 class PlaceParams(Inputs):

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from .params import TransferParams
+from .params import AdaptParams
 from .plan import lacking_students
 from .results import Results, once, tagged
 from .tables import NONE, Table, number
@@ -158,7 +158,7 @@ def missing(results: Results) -> list[str]:
     known = {(r.model, r.teacher, r.steps) for r in frame.itertuples()}
     plans, found = results.preset.adaptations(), []
     for name in lacking_students(results.preset, results.adapt):
-        plan = TransferParams.parse(plans[name])
+        plan = AdaptParams.parse(plans[name])
         if (plan.model, Path(plan.teacher).name, plan.adaptation().get("steps")) in known:
             found.append(f"{arm_of(plan.adaptation())} ({plan.model}, {plan.learning_rate:g})")
     return found

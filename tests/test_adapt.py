@@ -73,7 +73,6 @@ def test_batches_of_drawn_lengths(params, text, tmp_path, how, monkeypatch):
     assert all(batch["token_type_ids"].shape == batch["input_ids"].shape for batch in batches)
     assert all(("labels" in batch) == (how == "mlm") for batch in batches)
     assert {len(row) for row in trainer.eval_dataset["input_ids"]} == {32}  # held-out losses stay comparable
-    assert params(model="fnet", layers=2).adaptation()["layers"] == 2 and "layers" not in asked.adaptation()
     assert asked.adaptation()["shortest"] == 8 and "shortest" not in params(model="fnet", adapt=how).adaptation()
     seen = []
     monkeypatch.setattr(module, "cut", lambda *a: seen.append(cut(*a)) or seen[-1])
@@ -173,10 +172,19 @@ def test_held_out_masks_are_the_same_in_every_run(params, text, tmp_path):
     assert 0.05 < (labels != -100).mean() < 0.25
 
 
+def test_a_students_depth_is_the_commands_choice(params, text, monkeypatch):
+    values = params(model="fnet", data="synthetic").model_dump()
+    monkeypatch.setattr(module, "load_text", lambda name: text)
+    _, student, _, _ = prepare(asked := AdaptParams.parse({**values, "layers": 2}))
+    assert len(student.bert.encoder.layer) == 2 and asked.adaptation()["layers"] == 2
+    assert "layers" not in AdaptParams.parse(values).adaptation()  # renames no finished run
+    with pytest.raises(ParameterError, match="layers: 2 layers have no counterparts"):
+        AdaptParams.parse({**values, "layers": 2, "adapt": "distill"})
+
+
 @pytest.mark.parametrize("values, message", [
     ({"save": ""}, "save: a folder is needed for the adapted model"), ({"adapt": "magic"}, "adapt: 'magic' is not one of: none, mlm or distill"),
     ({"adapt": "distill"}, "bert is the teacher itself"), ({"tokens": 5, "minutes": 1}, "one budget decides"),
-    ({"layers": 2, "adapt": "distill", "model": "fnet"}, "layers: 2 layers have no counterparts"),
     ({"shortest": 3}, "shortest: 3 is not 0, nor from 4 to the length, 32"), ({"shortest": 64}, "shortest: 64 is not 0"),
     ({"masking": 1.5}, "masking: 1.5 does not fit"), ({"steps": 0}, "steps: 0 does not fit")])
 def test_bad_parameters(params, values, message):

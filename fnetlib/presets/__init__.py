@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from pydantic import Field, model_validator
 
-from ..params import STUDY_MODELS, FinetuneParams, ParameterError, Params, Task, TransferParams
+from ..params import STUDY_MODELS, AdaptParams, FinetuneParams, ParameterError, Params, Task
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Preset(Params):
                 if not own.get("seeds"):
                     raise ValueError(f"sweeps: {sweep}/{task} names no seeds")
         for name, values in self.adaptations().items():
-            TransferParams.parse(values)
+            AdaptParams.parse(values)
         for sweep, tasks in self.sweeps.items():
             for task, own in tasks.items():
                 if unknown := [name for name in own.get("students", []) if name not in self.adaptations()]:
