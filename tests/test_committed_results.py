@@ -13,10 +13,11 @@ import pytest
 from PIL import Image
 
 from fnetlib.finetune import decisive_params
-from fnetlib.params import FinetuneParams
+from fnetlib.params import SHAPES, FinetuneParams
 from fnetlib.provenance import committed_source
 from fnetlib.records import RecordStore
 from fnetlib.results import load
+from fnetlib.teacher import RANDOM
 
 ROOT = Path(__file__).parents[1]
 COMMITTED = sorted(p for p in (ROOT / "results").glob("*/summary.json") if p.parent.name in ("minilm", "bert-base"))
@@ -83,7 +84,8 @@ def test_finished_runs_are_found_again(summary):
         if record.stage == "finetune":
             params = FinetuneParams(task=record.task, training=record.training,
                                     **{name: value for name, value in record.params.items() if name in known})
-            assert decisive_params(params, record.model, layers) == record.params, record.run_id
+            depth = SHAPES[record.teacher.name.removeprefix(RANDOM)][0] if record.teacher.source == "random" else layers
+            assert decisive_params(params, record.model, depth) == record.params, record.run_id
             found += 1
     assert found
 
