@@ -84,7 +84,7 @@ def _clocks(axis: Axes, best: pd.DataFrame, first: float) -> None:
         clocks.append((above.xaxis, pace))
     for clock, unit in clocks:
         clock.set_ticks([first * unit, *(steps * unit for steps in budgets)])
-        clock.set_major_formatter(lambda x, _: f"{x:,.0f}" if x >= 10 else f"{x:.2g}")
+        clock.set_major_formatter(lambda x, _: f"{x / 1000:g}k" if x >= 1000 else f"{x:,.0f}" if x >= 10 else f"{x:.2g}")
         clock.set_minor_locator(NullLocator())
 
 

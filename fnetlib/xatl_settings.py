@@ -116,11 +116,11 @@ def curves(results: Results) -> Figure:
         return _empty(title, "no student was trained from scratch: 02_transfer with groups none does")
     longest = data.loc[data.groupby(["model", "setting"], sort=False)["steps"].idxmax()].sort_values("loss")
     figure = Figure(figsize=(9, 4.6), layout="constrained")
-    axis, ink = figure.subplots(), plt.get_cmap("tab20")
+    axis, ink = figure.subplots(), plt.get_cmap("tab10" if len(longest) <= 10 else "tab20")
     for i, r in enumerate(longest.itertuples()):
         points = held_out(r.record, "tokens")[1:]
         axis.plot([tokens / 1e6 for tokens, _ in points], [loss for _, loss in points], lw=1.6 if not r.setting else 1.1,
-                  ls="-" if not r.setting else "--", color=ink(i % 20), label=f"{r.model}{', ' + r.setting if r.setting else ''}: {r.loss:.2f}")
+                  ls="-" if not r.setting else "--", color=ink(i % ink.N), label=f"{r.model}{', ' + r.setting if r.setting else ''}: {r.loss:.2f}")
     unigram = next((value for r in longest["record"] if (value := r.metrics.validation.get("unigram_loss"))), None)
     if unigram:
         axis.axhline(unigram, color="0.5", lw=0.8, ls=":")
