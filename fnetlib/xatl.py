@@ -7,12 +7,12 @@ the rest: `arms`, `curves`, `arm_curves`. The runs are read in `xatl_runs.py`.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from .results import Results, is_grid, metric_title, natural, tagged, task_title
-from .statistics import summarise
+from .statistics import Summary, paired, summarise
 from .tables import NONE, Table, mean_sd, number
 from .xatl_arms import arms
 from .xatl_arms import sentences as arm_sentences
@@ -27,14 +27,15 @@ def table(results: Results) -> Table:
     everything = speedups(results)
     data = headline(everything)
     several = data["teacher"].nunique() > 1
-    sections = {}
+    sections, other = {}, _seconds_differ(data)
     for model, part in data.groupby("model", sort=False):
         names = budget_names(part)
         sections[f"`{model}`"] = pd.DataFrame([{
             "From-scratch budget": f"{names[r.steps]}: {number(r.tokens / 1e6, 1)} M tokens",
             "From-scratch loss": _marked(r.scratch_loss, [*_progress(r), r.scratch_edge]),
             **({"Teacher": r.teacher} if several else {}),
-            "Sooner": times(r.speedup, r.at_least, r.at_start), "Sooner in GPU-seconds": times(r.seconds_speedup, r.at_least, r.at_start),
+            "Sooner": times(r.speedup, r.at_least, r.at_start),
+            **({"Sooner in GPU-seconds": times(r.seconds_speedup, r.at_least, r.at_start)} if other else {}),
             "Loss at the same budget": _marked(r.loss, [r.edge]), "Gain, nats": number(r.gain),
             "Gain in loss, %": number(None if pd.isna(r.gain) else 100 * r.gain / r.scratch_loss, 1)}
             for r in part.sort_values("steps").itertuples()])
@@ -42,6 +43,12 @@ def table(results: Results) -> Table:
     if len(data):
         notes = [_how(data, students(results)), *_repeats(everything, data), *_repeated_rivals(students(results))]
     return Table("xatl", tagged("Sooner than from scratch", results.tag), data, sections, notes)
+
+
+def _seconds_differ(data: pd.DataFrame) -> bool:
+    """Whether seconds alone on the device say something else than steps: both arms have one pace unless their work differs."""
+    known = data[data["speedup"].notna() & data["seconds_speedup"].notna()]
+    return bool(((known["seconds_speedup"] / known["speedup"] - 1).abs() > 0.01).any())
 
 
 def _progress(rival: Any) -> list[str]:
@@ -55,8 +62,9 @@ def _how(data: pd.DataFrame, runs: pd.DataFrame) -> str:
     return ((f"From teacher `{data['teacher'].iloc[0]}`. " if data["teacher"].nunique() == 1 else "")
             + "*Sooner*: steps of the from-scratch run over those after which the transferred student's held-out loss first reaches the "
             f"from-scratch run's final one; *at least*: its first evaluation ({evaluations} a run) is there already, *untrained*: the "
-            "swap is before its first step, and what counts is its first evaluation after that. GPU-seconds: alone on the device. The "
-            "best of the arm's learning rates, one seed; *lowest*, *highest*, *only rate*: of those tried. *Near "
+            "swap is before its first step, and what counts is its first evaluation after that. "
+            + ("GPU-seconds: alone on the device. " if _seconds_differ(data) else "Both arms have one pace, so in GPU-seconds it is as much sooner. ")
+            + "The best of the arm's learning rates, one seed; *lowest*, *highest*, *only rate*: of those tried. *Near "
             f"unigram*: it ends less than {CLEAR:g} nats below what token frequencies alone give"
             + (f" ({number(data['unigram'].iloc[0], 2)} nats)" if data["unigram"].notna().any() else "")
             + f", so being faster than it proves nothing; *plateau*: less than {LEARNED:g} nats, where training from scratch rests for long, "
@@ -123,51 +131,64 @@ def transferred_sentences(results: Results) -> list[str]:
         rows = list(part.sort_values("steps").itertuples())
         names, last = budget_names(part), rows[-1]
         sooner = ", ".join(times(r.speedup, r.at_least, r.at_start) or "not reached" for r in rows)
-        weak = dict.fromkeys(names[r.steps] for r in rows if not r.clear)
+        weak = dict.fromkeys(names[r.steps] for r in rows if not r.learned)
         lines.append(
             f"- **XATL, `{model}`** (masked-LM from scratch on {', '.join(number(r.tokens / 1e6, 1) for r in rows)} "
             f"M tokens; best of the learning rates, one seed): the transferred student reaches the from-scratch loss {sooner} "
             f"sooner" + (f"; after the longest budget its loss is {number(last.loss)} against {number(last.scratch_loss)}"
                          if pd.notna(last.loss) else "") + "."
-            + (f" At {', '.join(weak)} the rival is hardly below token frequencies." if weak else ""))
+            + (f" At {', '.join(weak)} the rival has hardly begun to learn, and does not count." if weak else ""))
     return lines
 
 
 def glue_gains(results: Results) -> pd.DataFrame:
     """One row a (model, task, from-scratch steps, teacher of the transferred student): scores after fine-tuning, and `gain`, the
-    transferred one's mean above the from-scratch one's, in the metric's own unit. Of several students and learning rates of
-    fine-tuning each arm has its best mean over seeds.
+    transferred one's mean above the from-scratch one's at the seeds that both have, in the metric's own unit. Of several students and
+    learning rates of fine-tuning each arm has its best mean over seeds.
 
     transferred_steps: as many, or where nothing was fine-tuned after as many the most below: then `gain` is at less compute.
     scratch_teacher: the from-scratch student's; it has none of its weights.
     """
     runs = {r.record.run_id: r for r in students(results).itertuples() if r.arm in (FROM_SCRATCH, TRANSFERRED)}
-    rows = [{"model": r.model, "task": r.task, "note": r.note, "metric": r.metric, "last": r.last,
+    rows = [{"model": r.model, "task": r.task, "note": r.note, "metric": r.metric, "seed": r.seed, "last": r.last, "grid": is_grid(r.training),
              "rate": r.record.params["learning_rate"], "student": run.record.run_id, "arm": run.arm, "steps": run.steps,
              "teacher": run.record.teacher.name if run.record.teacher else ""}
-            for r in results.finetune.itertuples() if r.record.adapted and (run := runs.get(r.record.adapted.run_id))
-            and not is_grid(r.training)]
-    frame = pd.DataFrame(rows, columns=["model", "task", "note", "metric", "last", "rate", "student", "arm", "steps", "teacher"])
+            for r in results.finetune.itertuples() if r.record.adapted and (run := runs.get(r.record.adapted.run_id))]
+    frame = pd.DataFrame(rows, columns=["model", "task", "note", "metric", "seed", "last", "grid", "rate", "student", "arm", "steps", "teacher"])
     found = []
     for (model, task, steps), part in frame[frame["arm"] == FROM_SCRATCH].groupby(["model", "task", "steps"], sort=False):
         theirs = _best_tuned(part)
         ours = frame[(frame["arm"] == TRANSFERRED) & (frame["model"] == model) & (frame["task"] == task) & (frame["steps"] <= steps)]
-        ours = ours[ours["steps"] == ours["steps"].max()]
+        ours = ours[ours["steps"] == ours[~ours["grid"].astype(bool)]["steps"].max()]
         for teacher in sorted(set(ours["teacher"]), key=natural):
             mine = _best_tuned(ours[ours["teacher"] == teacher])
             if theirs and mine:
+                shared = theirs.scores.index.intersection(mine.scores.index)  # the same seeds, where there are two
+                before, after = (arm.scores[shared] if len(shared) > 1 else arm.scores for arm in (theirs, mine))
+                gain = paired(after, before) if len(shared) > 1 else Summary(after.mean() - before.mean(), None, 1, None, None)
                 found.append({"model": model, "task": task, "note": part["note"].iloc[0], "steps": steps, "teacher": teacher,
-                              "transferred_steps": ours["steps"].iloc[0], "scratch_teacher": theirs[0], "metric": part["metric"].iloc[0],
-                              **_scores("scratch", theirs[1]), **_scores("transferred", mine[1]),
-                              "gain": mine[1].mean - theirs[1].mean})
-    return pd.DataFrame(found, columns=["model", "task", "note", "steps", "transferred_steps", "teacher", "scratch_teacher", "metric", "scratch", "scratch_sd",
-                                        "scratch_n", "transferred", "transferred_sd", "transferred_n", "gain"])
+                              "transferred_steps": ours["steps"].iloc[0], "scratch_teacher": theirs.teacher, "metric": part["metric"].iloc[0],
+                              "scratch_rates": theirs.rates, "transferred_rates": mine.rates,
+                              **_scores("scratch", summarise(before)), **_scores("transferred", summarise(after)),
+                              "gain": gain.mean, "low": gain.low, "high": gain.high})
+    return pd.DataFrame(found, columns=["model", "task", "note", "steps", "transferred_steps", "teacher", "scratch_teacher", "metric",
+                                        "scratch_rates", "transferred_rates", "scratch", "scratch_sd", "scratch_n", "transferred", "transferred_sd",
+                                        "transferred_n", "gain", "low", "high"])
 
 
-def _best_tuned(part: pd.DataFrame) -> tuple[str, Any] | None:
-    """(teacher, scores over seeds) of the student and learning rate with the best mean; None without a score."""
-    tried = [(runs["teacher"].iloc[0], summarise(runs["last"])) for _, runs in part.groupby(["student", "rate"], sort=False)]
-    return max((row for row in tried if row[1].mean is not None), key=lambda row: row[1].mean, default=None)
+class Tuned(NamedTuple):
+    """The student and learning rate with the best mean: its student's teacher, scores by seed, and how many rates were tried."""
+
+    teacher: str
+    scores: pd.Series
+    rates: int
+
+
+def _best_tuned(part: pd.DataFrame) -> Tuned | None:
+    """None without a score. The grid's runs choose, and are no result."""
+    runs = [own for _, own in part[~part["grid"].astype(bool)].groupby(["student", "rate"], sort=False) if own["last"].notna().any()]
+    best = max(runs, key=lambda own: own["last"].mean(), default=None)
+    return None if best is None else Tuned(best["teacher"].iloc[0], best.groupby("seed")["last"].mean(), part["rate"].nunique())
 
 
 def _scores(arm: str, scores: Any) -> dict[str, Any]:
@@ -183,11 +204,14 @@ def glue(results: Results) -> Table:
               "Task": f"{task_title(r.task, [r.note] * bool(r.note))} {metric_title([r.metric])}",
               **({"Teacher": _teachers(r)} if named else {}),
               "From scratch": mean_sd(r.scratch, r.scratch_sd, r.scratch_n),
-              "Transferred": mean_sd(r.transferred, r.transferred_sd, r.transferred_n), "Gain": number(r.gain, sign=True)}
+              "Transferred": mean_sd(r.transferred, r.transferred_sd, r.transferred_n),
+              "Gain": number(r.gain, sign=True) + ("" if pd.isna(r.low) else f" [{number(r.low, sign=True)}, {number(r.high, sign=True)}]"),
+              "Rates tried": f"{r.scratch_rates}, {r.transferred_rates}"}
              for r in data.itertuples()]
     notes = ["Mean ± standard deviation over seeds (n) of fine-tuned students that saw the same text for the same steps"
              + (" (where it says so the transferred one for fewer: its gain is at less compute)" if fewer else "") + "; of "
-             "several learning rates of fine-tuning each arm has its best. Gains are in the metric's own unit."
+             "the learning rates of fine-tuning that were tried (from scratch, transferred) each arm has its best. Gains are in the metric's own unit, "
+             "over the seeds that both have, where these are two or more, with a 95% bootstrap interval, too narrow for so few."
              + " *Teacher*: whose weights the transferred student started with; a from-scratch student has only its shape." * named]
     if data.empty:
         notes = ["No pair of students, from scratch and transferred, is fine-tuned yet: 03 with `-p student FOLDER`."]

@@ -168,11 +168,12 @@ def _against(scratch: Any, part: pd.DataFrame) -> dict[str, Any]:
     curves = [(held_out(r.record, "step"), r.s_per_step) for r in part.itertuples()]
     reached = [(at, points, pace) for points, pace in curves if (at := crossing(points, scratch.loss)) is not None]
     seconds = [at * pace for at, _, pace in reached if pd.notna(pace)]
+    first = min(reached, key=lambda found: found[0], default=None)
     return {"model": scratch.model, "seed": scratch.seed, "steps": scratch.steps, "tokens": scratch.tokens,
             "scratch_rate": scratch.learning_rate, "scratch_loss": scratch.loss, "unigram": scratch.unigram,
             "clear": bool(scratch.clear), "learned": bool(scratch.learned), "scratch_edge": scratch.edge,
-            "speedup": scratch.steps / min(at for at, _, _ in reached) if reached else None,
-            "at_least": any(at_first_evaluation(points, scratch.loss) for _, points, _ in reached),
+            "speedup": scratch.steps / first[0] if first else None,
+            "at_least": bool(first) and at_first_evaluation(first[1], scratch.loss),
             "at_start": any(points[0][1] <= scratch.loss for _, points, _ in reached),
             "seconds_speedup": scratch.steps * scratch.s_per_step / min(seconds)
             if seconds and pd.notna(scratch.s_per_step) else None}

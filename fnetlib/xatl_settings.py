@@ -1,8 +1,7 @@
 """In which setting does a student learn from scratch at all? XATL's rivals (Choi 2024), by what was varied: budget, learning rate,
 batch, lengths of the sequences, depth, warm-up, and the recipe's norms, mask, gain and projection.
 
-Training from scratch first finds how often tokens are, then rests on a plateau, half a nat to a nat below: a mixer that has not yet
-learned to tell places apart knows which tokens its text has, not in which order.
+Training from scratch first finds how often tokens are, then rests on a plateau, half a nat to a nat below.
 """
 
 from __future__ import annotations
@@ -18,9 +17,12 @@ from .plots import _empty, _finish
 from .records import Record
 from .results import Results, model_key, once, tagged
 from .tables import Table, number
-from .xatl_runs import CLEAR, FROM_SCRATCH, LEARNED, TRANSFERRED, arm, at_first_evaluation, crossing, held_out, setting, times
+from .xatl_runs import (
+    CLEAR, FROM_SCRATCH, LEARNED, TRANSFERRED, arm, at_first_evaluation, compared, crossing, headline, held_out, setting, speedups, times,
+)
 
 WORDS = {"layers": "{} layers", "batch_size": "batch {}", "shortest": "{} to {} tokens", "warmup": "warm-up {:.0%}"}
+STAND_IN = "fnet"
 COLUMNS = ["model", "setting", "learning_rate", "seed", "steps", "tokens", "loss", "below_unigram", "learned", "speedup", "at_least", "by", "record"]
 
 
@@ -31,13 +33,15 @@ def frame(results: Results) -> pd.DataFrame:
     (`speedup`, `at_least`: see `xatl_runs.speedups`; None where none is), `by` which: its teacher and its own steps."""
     records = [r for r in results.adapt if r.model != "bert" and r.metrics and r.metrics.headline.last is not None]
     runs = [r for r in records if arm(r) == FROM_SCRATCH]
+    leading = {(r.model, setting(found[0]), r.steps): r for r in headline(speedups(results)).itertuples()
+               if (found := [run for run in compared(records) if run.model == r.model])}
     usual = {name: pd.Series([r.params.get(name) or 0 for r in runs], dtype=float).mode().get(0) for name in WORDS}
     rows = []
     for r in runs:
         loss, unigram = r.metrics.headline.last, r.metrics.validation.get("unigram_loss")
         below = None if unigram is None else unigram - loss
         rows.append([r.model, in_words(r, usual), r.params["learning_rate"], r.seed, r.timing["steps"], r.metrics.history[-1]["tokens"], loss,
-                     below, below is not None and below > LEARNED, *_sooner(r, records), r])
+                     below, below is not None and below > LEARNED, *_sooner(r, records, leading), r])
     rows.sort(key=lambda row: (model_key(row[0]), row[1], row[4], row[2]))
     return pd.DataFrame(rows, columns=COLUMNS).astype({"below_unigram": float, "speedup": float})
 
@@ -53,16 +57,29 @@ def in_words(record: Record, usual: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _sooner(scratch: Record, records: list[Record]) -> tuple[float | None, bool, str]:
-    """How many times sooner the transferred runs of its setting reach its loss, whether that is a lower bound, and the first of them."""
-    loss = scratch.metrics.headline.last
-    inherited = [r for r in records if arm(r) == TRANSFERRED and setting(r) == setting(scratch)]
-    reached = [(at, r) for r in inherited if (at := crossing(held_out(r, "step"), loss)) is not None]
+def _sooner(scratch: Record, records: list[Record], leading: dict[tuple, Any]) -> tuple[float | None, bool, str]:
+    """How many times sooner a transferred student of its setting reaches its loss, whether that is a lower bound, and which does.
+
+    leading: of XATL's own setting by student, seed and steps, see `xatl_runs.headline`. A recipe that no student was transferred
+    by is compared with `fnet`, which is what a swap would use.
+    """
+    if (row := leading.get((scratch.model, setting(scratch), scratch.timing["steps"]))) is not None:
+        return row.speedup, bool(row.at_least), f"`{row.teacher}`" if pd.notna(row.speedup) else ""
+    loss, (_, *rest) = scratch.metrics.headline.last, setting(scratch)
+    inherited = [r for r in records if arm(r) == TRANSFERRED and setting(r)[1:] == tuple(rest)]
+    own = [r for r in inherited if r.model == scratch.model] or [r for r in inherited if r.model == STAND_IN]
+    reached = [(at, r) for r in own if (at := crossing(held_out(r, "step"), loss)) is not None]
     if not reached:
-        return None, False, ""
+        nearest = min(own, key=lambda r: r.metrics.headline.last, default=None)
+        return None, False, "" if nearest is None else f"not reached: {_run(nearest, scratch)} ends at {number(nearest.metrics.headline.last)}"
     at, first = min(reached, key=lambda found: found[0])
-    return (scratch.timing["steps"] / at, any(at_first_evaluation(held_out(r, "step"), loss) for _, r in reached),
-            f"`{first.teacher.name}`, {first.timing['steps']:,} steps")
+    return scratch.timing["steps"] / at, at_first_evaluation(held_out(first, "step"), loss), _run(first, scratch)
+
+
+def _run(inherited: Record, scratch: Record) -> str:
+    """`minilm`, 2,400 steps; the student too where it is another."""
+    other = "" if inherited.model == scratch.model else f"`{inherited.model}` from "
+    return f"{other}`{inherited.teacher.name}`, {inherited.timing['steps']:,} steps"
 
 
 def best(results: Results) -> pd.DataFrame:
@@ -81,18 +98,23 @@ def table(results: Results) -> Table:
         "Setting": r.setting or "as XATL's arms", "Steps": f"{r.steps:,}", "M tokens": number(r.tokens / 1e6, 1),
         "Rate": f"{r.learning_rate:g} of {', '.join(f'{rate:g}' for rate in r.rates)}" if len(r.rates) > 1 else f"{r.learning_rate:g}",
         "Loss": number(r.loss), "Below frequencies, nats": number(r.below_unigram), "": _progress(r),
-        "Transferred, sooner": f"{times(r.speedup, r.at_least)} ({r.by})" if r.by else None} for r in part.itertuples()])
+        "Transferred, sooner": _cell(r)} for r in part.itertuples()])
         for model, part in data.groupby("model", sort=False)}
     unigram = [value for r in data["record"] if (value := r.metrics.validation.get("unigram_loss")) is not None]
     notes = ["Held-out masked-LM loss after the last step of students from scratch, one seed, the best of the learning rates tried; every "
              "setting is held out on the same sequences of 128 tokens. *As XATL's arms*: "
              f"{_usual(data)}; other settings say what differs. "
              + (f"Token frequencies alone give {number(unigram[0], 2)} nats. " if unigram else "")
-             + f"*Plateau*: less than {LEARNED:g} nats below that. *Sooner*: the transferred student of the same setting, where one was trained, "
-             "from which teacher, and how long its run was; the rate falls till its end."]
+             + f"*Plateau*: less than {LEARNED:g} nats below that. *Sooner*: the transferred student of the same setting, from which teacher, and "
+             f"how long its run was, since the rate falls till its end; where none has that recipe `{STAND_IN}` stands in, the swap that one would use."]
     if data.empty:
         notes = ["No student was trained from scratch here: `02_transfer` with `-p groups none`."]
     return Table("xatl-settings", tagged("Learning from scratch", results.tag), data.drop(columns=["record", "rates"]), sections, notes)
+
+
+def _cell(row: Any) -> str | None:
+    sooner = times(row.speedup, row.at_least)
+    return f"{sooner} ({row.by})" if sooner else row.by or None
 
 
 def _usual(data: pd.DataFrame) -> str:
