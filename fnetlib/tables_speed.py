@@ -190,7 +190,7 @@ def entries(results: Results) -> dict[str, Any]:
     mode, least_vs_bert, least_mode}, peak memory of a training step on a GPU as a share of BERT's in the same mode: the fastest mode that
     has it, and the one where the share is smallest. RULE says how modes are compared."""
     found: dict[str, Any] = {"speed": {}, "memory": {}}
-    for r in beside_bert(results).itertuples():
+    for r in _of_one_batch(beside_bert(results)).itertuples():
         place = found["speed"].setdefault(r.where, {}).setdefault(f"n{r.length}", {}).setdefault(r.kind, {})
         ratios = {name: _known(getattr(r, name)) for name in ("vs_bound", "vs_bert", "vs_best_peer")}
         place.setdefault(r.model, {**ratios, "device": r.device_name, "mode": r.mode,
@@ -200,6 +200,13 @@ def entries(results: Results) -> dict[str, Any]:
                 r.model, {"vs_bert": _known(r.peak_vs_bert), "device": r.device_name, "mode": r.peak_mode,
                           "least_vs_bert": _known(r.least_vs_bert), "least_mode": r.least_mode})
     return {name: values for name, values in found.items() if values}
+
+
+def _of_one_batch(data: pd.DataFrame) -> pd.DataFrame:
+    """Of `fastest`, where a device measured a model at one length with several numbers of tokens a step, that beside most models."""
+    one = ["where", "device_name", "length", "kind"]
+    beside = data.groupby([*one, "tokens"])["model"].transform("size")
+    return data.assign(beside=beside).sort_values("beside", ascending=False, kind="stable").drop_duplicates([*one, "model"]).sort_index()
 
 
 def _known(value: Any) -> float | None:

@@ -544,6 +544,17 @@ def test_curves_show_every_seed_and_the_mean():
     assert len(solid) == 3 * (3 + 1)  # three models: three seeds and a mean each
 
 
+def test_the_summary_is_of_one_number_of_tokens_a_step():
+    """Where a device measured a length with two, of the one beside most models; what only the other has is not lost."""
+    def runs(tokens, **speedups):
+        return [efficiency_record(model.replace("_", "-"), 512, tokens=tokens, speedup=x) for model, x in speedups.items()]
+
+    records = [*runs(2048, bert=1.0, fnet=3.0, hybrid_2=2.5), *runs(512, bert=1.0, fnet=1.8, modernbert=1.7, bigbird=0.9)]
+    ours = tables_speed.entries(SimpleNamespace(efficiency=records))["speed"]["cpu"]["n512"]["train"]
+    assert ours["fnet"]["vs_bert"] == 1.8 and ours["fnet"]["vs_best_peer"] == pytest.approx(1.8 / 1.7, abs=1e-4)
+    assert ours["hybrid-2"]["vs_bert"] == 2.5
+
+
 def test_summary_has_the_fixed_names(made):
     adapted = [finetune_record(model="fnet", seed=s, score=0.3, training="tuned", minutes=2.0) for s in (1, 2)]
     tuned = [finetune_record(seed=s, score=0.4 + s / 10, training="tuned", teacher=t)
