@@ -106,7 +106,7 @@ def adapt_model(teacher: str, model: str, save: str, *, minutes: float, text: st
     return adapt(params, *prepare(params))
 
 
-def prepare(params: AdaptParams) -> tuple[Teacher, PreTrainedModel, Transfer, Text]:
+def prepare(params: TransferParams) -> tuple[Teacher, PreTrainedModel, Transfer, Text]:
     """Teacher, student with a masked-LM head, what went where, and text: what `adapt` needs."""
     selected, text = parse_groups(params.groups), load_text(params.text)
     teacher = load_teacher(params.teacher)
@@ -115,7 +115,7 @@ def prepare(params: AdaptParams) -> tuple[Teacher, PreTrainedModel, Transfer, Te
     else:
         examples = load_task(params.task, params.data, train_size=params.sentences, eval_size=1)
         batch = sentence_batch(teacher, examples, params.sentences)
-    student, report = build_student(teacher, params.model, "mlm", groups=selected, batch=batch, seed=params.seed, layers=params.layers)
+    student, report = build_student(teacher, params.model, "mlm", groups=selected, batch=batch, seed=params.seed, layers=params.depth)
     return teacher, student, report, text
 
 

@@ -365,6 +365,11 @@ class TransferParams(Inputs):
         """Whether gains, filters and gates are set to sentences of the text rather than of the task."""
         return False
 
+    @property
+    def depth(self) -> int:
+        """Layers of the student; 0: as many as the teacher has."""
+        return 0
+
     def adaptation(self) -> dict[str, Any]:
         """What decides the result of the adaptation besides teacher, text, model and seed. What is not used is left out,
         so that a new option renames no finished run."""
@@ -394,6 +399,10 @@ class AdaptParams(TransferParams):
     @property
     def measured_on_text(self) -> bool:
         return self.text != "auto" and self.model != "bert"
+
+    @property
+    def depth(self) -> int:
+        return self.layers
 
     def adaptation(self) -> dict[str, Any]:
         own = {"layers": self.layers} if self.layers else {}
