@@ -79,8 +79,11 @@ def _aim(target: Target) -> str:
 
 
 def _rival(found: dict[str, Any], parent: str, name: str) -> str | None:
-    """Of a speed-up over training from scratch, where that had hardly begun to learn."""
-    return "its rival on the plateau" if look_up(found, f"{parent.removesuffix('/speedup')}/rival_learned/{name}") is False else None
+    """Of a speed-up over training from scratch, where that had hardly begun to learn, or no choice of its learning rate."""
+    student = parent.removesuffix("/speedup")
+    if look_up(found, f"{student}/rival_learned/{name}") is False:
+        return "its rival on the plateau"
+    return "its rival by one learning rate" if look_up(found, f"{student}/rival_one_rate/{name}") else None
 
 
 def _share(found: dict[str, Any], parent: str, name: str) -> str | None:

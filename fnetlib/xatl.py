@@ -224,7 +224,7 @@ def _teachers(row: Any) -> str:
 
 def entries(results: Results) -> dict[str, Any]:
     """The summary's figures of the transferred arm: student -> `speedup` by from-scratch budget, as `1x`, `2x`, ... of the smallest whose rival is
-    past the plateau (shorter ones do not count; if none is, those clearly below token frequencies), `speedup_is_lower_bound` (there by the first evaluation), `rival_learned` (it is past the plateau) and `gain_loss_pct`, the relative gain in loss after the
+    past the plateau (shorter ones do not count; if none is, those clearly below token frequencies), `speedup_is_lower_bound` (there by the first evaluation), `rival_learned` (it is past the plateau), `rival_one_rate` (no other learning rate was tried) and `gain_loss_pct`, the relative gain in loss after the
     same steps; `gain_<task>` after fine-tuning, where both arms were, by the same budgets, `gain_<task>_share_of_steps` where the transferred one
     had a share of them only. One teacher a budget, see `headline`."""
     data, gains, found = headline(speedups(results)), glue_gains(results), {}
@@ -236,6 +236,7 @@ def entries(results: Results) -> dict[str, Any]:
         found[model] = {
             "speedup": {name: _round(rows["speedup"].mean()) for name, rows in budgets},
             "speedup_is_lower_bound": {name: bool(rows["at_least"].any()) for name, rows in budgets},
+            "rival_one_rate": {name: bool((rows["scratch_edge"] == "only rate").any()) for name, rows in budgets},
             "rival_learned": {name: bool(rows["learned"].all()) for name, rows in budgets},
             "gain_loss_pct": {name: _round((100 * rows["gain"] / rows["scratch_loss"]).mean()) for name, rows in budgets}}
         teachers = {steps: rows["teacher"].iloc[0] for steps, rows in counted.groupby("steps")}

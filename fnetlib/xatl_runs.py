@@ -73,12 +73,17 @@ def setting(record: Record) -> tuple:
     return (record.model, record.params.get("layers"), record.params.get("warmup"), regime(record))
 
 
+def scored(records: Iterable[Record]) -> list[Record]:
+    """The students' runs that ended with a held-out loss."""
+    return [r for r in records if r.model != "bert" and r.metrics and r.metrics.headline.last is not None]
+
+
 def compared(records: Iterable[Record]) -> list[Record]:
     """The students' runs that stand in XATL's tables: of each model in one setting, that in which most runs did not start from scratch.
 
     From scratch other settings were tried too, see `xatl_settings.py`.
     """
-    records = [r for r in records if r.model != "bert" and r.metrics and r.metrics.headline.last is not None]
+    records = scored(records)
     budgets = {(setting(r), r.timing["steps"]) for r in records if arm(r) == FROM_SCRATCH}
     kept = [r for r in records if (setting(r), r.timing["steps"]) in budgets]
     inherited = Counter(setting(r) for r in kept if arm(r) != FROM_SCRATCH)
@@ -95,7 +100,7 @@ def students(results: Results) -> pd.DataFrame:
     teacher: whose weights it starts with, empty from scratch. clear: whether the final loss is below what token frequencies
     alone give by 0.2 nats or more.
     """
-    records = [r for r in results.adapt if r.model != "bert" and r.metrics and r.metrics.headline.last is not None]
+    records = scored(results.adapt)
     shown, rows = compared(records), []
     gpus = {model: _common_gpu([r for r in shown if r.model == model], records) for model in {r.model for r in shown}}
     for r in shown:

@@ -18,7 +18,8 @@ from .records import Record
 from .results import Results, model_key, once, tagged
 from .tables import Table, number
 from .xatl_runs import (
-    CLEAR, FROM_SCRATCH, LEARNED, TRANSFERRED, arm, at_first_evaluation, compared, crossing, headline, held_out, setting, speedups, times,
+    CLEAR, FROM_SCRATCH, LEARNED, TRANSFERRED, arm, at_first_evaluation, compared, crossing, headline, held_out, scored, setting, speedups,
+    times,
 )
 
 WORDS = {"layers": "{} layers", "batch_size": "batch {}", "shortest": "{} to {} tokens", "warmup": "warm-up {:.0%}"}
@@ -31,10 +32,10 @@ def frame(results: Results) -> pd.DataFrame:
     """One row a student's run from scratch: setting (in words, what differs from most; empty where nothing does), steps, tokens, loss (held out,
     nats), below_unigram (nats), learned (by more than LEARNED), and how much sooner a transferred student of the same setting is there
     (`speedup`, `at_least`: see `xatl_runs.speedups`; None where none is), `by` which: its teacher and its own steps."""
-    records = [r for r in results.adapt if r.model != "bert" and r.metrics and r.metrics.headline.last is not None]
+    records = scored(results.adapt)
     runs = [r for r in records if arm(r) == FROM_SCRATCH]
-    leading = {(r.model, setting(found[0]), r.steps): r for r in headline(speedups(results)).itertuples()
-               if (found := [run for run in compared(records) if run.model == r.model])}
+    main = {r.model: setting(r) for r in compared(records)}
+    leading = {(main[r.model], r.steps): r for r in headline(speedups(results)).itertuples()}
     usual = {name: pd.Series([r.params.get(name) or 0 for r in runs], dtype=float).mode().get(0) for name in WORDS}
     rows = []
     for r in runs:
@@ -60,13 +61,13 @@ def in_words(record: Record, usual: dict[str, Any]) -> str:
 def _sooner(scratch: Record, records: list[Record], leading: dict[tuple, Any]) -> tuple[float | None, bool, str]:
     """How many times sooner a transferred student of its setting reaches its loss, whether that is a lower bound, and which does.
 
-    leading: of XATL's own setting by student, seed and steps, see `xatl_runs.headline`. A recipe that no student was transferred
+    leading: of XATL's own setting by setting and steps, see `xatl_runs.headline`. A recipe that no student was transferred
     by is compared with `fnet`, which is what a swap would use.
     """
-    if (row := leading.get((scratch.model, setting(scratch), scratch.timing["steps"]))) is not None:
+    if (row := leading.get((setting(scratch), scratch.timing["steps"]))) is not None:
         return row.speedup, bool(row.at_least), f"`{row.teacher}`" if pd.notna(row.speedup) else ""
-    loss, (_, *rest) = scratch.metrics.headline.last, setting(scratch)
-    inherited = [r for r in records if arm(r) == TRANSFERRED and setting(r)[1:] == tuple(rest)]
+    loss = scratch.metrics.headline.last
+    inherited = [r for r in records if arm(r) == TRANSFERRED and setting(r)[1:] == setting(scratch)[1:]]  # whatever the recipe
     own = [r for r in inherited if r.model == scratch.model] or [r for r in inherited if r.model == STAND_IN]
     reached = [(at, r) for r in own if (at := crossing(held_out(r, "step"), loss)) is not None]
     if not reached:

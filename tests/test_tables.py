@@ -706,10 +706,10 @@ def test_a_target_names_what_is_hoped_for_beyond_it():
 
 
 def test_a_target_says_where_its_figure_is_a_lower_bound(made, monkeypatch):
-    speedup = {"speedup": {"1x": 20.0, "2x": 5.0}, "speedup_is_lower_bound": {"1x": True, "2x": False}, "rival_learned": {"1x": False, "2x": True}}
+    speedup = {"speedup": {"1x": 20.0, "2x": 5.0}, "speedup_is_lower_bound": {"1x": True, "2x": False}, "rival_learned": {"1x": False, "2x": True}, "rival_one_rate": {"1x": False, "2x": True}}
     monkeypatch.setattr(tables_targets, "figures", lambda results: {"xatl": {"fnet": speedup}})
     text = tables_targets.table(made(*study_records())).markdown()
-    assert "budget 1x, 37.6 M tokens | at least 2.5, aim 10 | at least 20.000 (its rival on the plateau) |" in text and "budget 2x, 75.2 M tokens | at least 2.5, aim 10 | 5.000 |" in text
+    assert "budget 1x, 37.6 M tokens | at least 2.5, aim 10 | at least 20.000 (its rival on the plateau) |" in text and "budget 2x, 75.2 M tokens | at least 2.5, aim 10 | 5.000 (its rival by one learning rate) |" in text
 
 
 def test_a_target_that_is_missed_by_less_than_its_digits_shows_more_of_them(made, monkeypatch):

@@ -135,7 +135,7 @@ def test_tables_figure_and_summary(results):
     assert "token frequencies alone" in {t.get_text() for t in figure.legends[0].get_texts()}
     plt.close(figure)
     assert xatl.entries(results) == {"fnet": {
-        "speedup": {"1x": 2.0, "2x": pytest.approx(200 / 75, abs=1e-4)}, "speedup_is_lower_bound": {"1x": False, "2x": False}, "rival_learned": {"1x": True, "2x": True},
+        "speedup": {"1x": 2.0, "2x": pytest.approx(200 / 75, abs=1e-4)}, "speedup_is_lower_bound": {"1x": False, "2x": False}, "rival_learned": {"1x": True, "2x": True}, "rival_one_rate": {"1x": False, "2x": True},
         "gain_loss_pct": {"1x": 40.0, "2x": 50.0}}}
     sentence = xatl.sentences(results)[0]
     assert "2.0x, 2.7x sooner" in sentence and "2.000 against 4.000" in sentence
