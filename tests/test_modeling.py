@@ -3,7 +3,7 @@
 import pytest
 import torch
 from transformers import (
-    AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification, BertForMaskedLM,
+    AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification, BertConfig, BertForMaskedLM,
     BertForSequenceClassification, FNetConfig, FNetModel,
 )
 
@@ -240,3 +240,21 @@ def test_bad_recipes_name_what_is_accepted(name, names):
 
 def test_public_names_exist():
     assert all(hasattr(fnetlib, name) for name in fnetlib.__all__)
+
+
+@pytest.mark.parametrize("name", ["fnet", "bound"])
+def test_the_gain_scales_weights_only_where_nothing_listens_to_the_projection(name):
+    """In eager mode; a hook on the projection (an adapter, a probe) sees scaled states, as ever, and the output is the same."""
+    config = student_config(BertConfig(vocab_size=99, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=64), name)
+    model = FNetBertModel(config).eval()
+    layer, seen = model.encoder.layer[0].attention, []
+    torch.nn.init.uniform_(layer.gain, 0.5, 2.0)
+    ids = torch.randint(5, 90, (2, 7))
+    assert layer.projects_plainly()
+    plain = model(input_ids=ids).last_hidden_state
+    layer.output.dense.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    assert not layer.projects_plainly()
+    torch.testing.assert_close(model(input_ids=ids).last_hidden_state, plain)
+    if name == "bound":  # its mixer is the identity
+        torch.testing.assert_close(seen[0], model.embeddings(input_ids=ids) * layer.gain)
+    assert len(seen) == 1
