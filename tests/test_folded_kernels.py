@@ -25,7 +25,7 @@ DTYPES = {torch.float16: 3e-3, torch.bfloat16: 2e-2} if DEVICE == "cuda" else {t
 def small_tiles():
     """So that axes of a test have several of them."""
     if DEVICE == "cpu":
-        kernels.SUM_TILE, kernels.PRODUCT_TILE = (4, 16), {"ROWS": 16, "COLUMNS": 16, "DEPTH": 16}
+        kernels.SUM_TILE, kernels.TRANSFORM_TILES, kernels.TRANSFORM_BACK_TILES = (4, 16), ((16, 16, 16, 1, 1),) * 2, ((16, 16, 16, 1, 1),) * 2
 
 
 def relative_error(ours, theirs):

@@ -22,10 +22,12 @@ import triton
 import triton.language as tl
 from torch.autograd.function import once_differentiable
 
-# Tiles: rows and columns of sums; rows, columns and depth of products, warps and stages. By runs on an H200, at 512 and 2,048 tokens.
+# Tiles of sums: rows, columns.
 SUM_TILE = (8, 128)
-PRODUCT_TILE = {"ROWS": 64, "COLUMNS": 128, "DEPTH": 32}
-LAUNCH = {"num_warps": 4, "num_stages": 4}
+# Tiles of products: rows, columns, depth, warps and stages, up to FEW_ROWS rows and beyond.
+FEW_ROWS = 640
+TRANSFORM_TILES = ((64, 128, 32, 4, 4), (128, 128, 32, 8, 4))
+TRANSFORM_BACK_TILES = ((64, 128, 32, 4, 4), (128, 128, 32, 8, 4))
 
 
 class Rows(NamedTuple):
@@ -145,10 +147,12 @@ def _of_products(kernel, x: torch.Tensor, more: tuple[torch.Tensor, ...], out: t
                  at: Rows) -> torch.Tensor:
     """Launches `_transform` or `_transform_back`, as `_of_sums` does. more: further tensors, after the matrices."""
     (batch, length, width), rows = states.shape, folded.shape[2]
-    grid = (triton.cdiv(rows, PRODUCT_TILE["ROWS"]), triton.cdiv(width, PRODUCT_TILE["COLUMNS"]), batch)
+    tile_rows, tile_columns, depth, warps, stages = (TRANSFORM_TILES if kernel is _transform else TRANSFORM_BACK_TILES)[rows > FEW_ROWS]
+    grid = (triton.cdiv(rows, tile_rows), triton.cdiv(width, tile_columns), batch)
     with _on(x):
         kernel[grid](x, at.matrices, *more, out, at.here, at.mirror, length, width, rows, folded.numel() // 2, at.matrices[0].numel(),
-                     rows * rows if at.matrices.shape[1] > 1 else 0, rows if at.here.shape[0] > 1 else 0, **PRODUCT_TILE, **LAUNCH)
+                     rows * rows if at.matrices.shape[1] > 1 else 0, rows if at.here.shape[0] > 1 else 0,
+                     ROWS=tile_rows, COLUMNS=tile_columns, DEPTH=depth, num_warps=warps, num_stages=stages)
     return out
 
 
