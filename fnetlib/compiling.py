@@ -10,6 +10,8 @@ from torch import nn
 
 
 GRAPHS = {"triton.cudagraphs": True, "triton.cudagraph_or_error": True}  # torch.compile's options: one launch, or an error
+AUTOTUNED = {"max_autotune": True}  # products by whichever kernel was the fastest, a library's or Triton's with sums in it
+OPTIONS = {"graphs": GRAPHS, "autotuned": AUTOTUNED}  # of the efficiency study's modes
 
 
 def compiled(model: nn.Module, graphs: bool = False) -> Callable:

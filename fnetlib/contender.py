@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedConfig
 
 from . import breakdown
-from .compiling import GRAPHS
+from .compiling import OPTIONS
 from .modeling import FNetBertForSequenceClassification
 from .params import LEAN, PADDED
 from .peers import PEERS, peer_model
@@ -65,9 +65,9 @@ class Contender:
             self.model = (peer_model if self.base in PEERS else FNetBertForSequenceClassification)(self.config)
         self.parameters = self.model.num_parameters()
         self.call = torch.compile(self.model, dynamic=False) if s.mode == "compiled" else self.model
-        if s.mode in ("layers", "graphs", *LEAN):
+        if s.mode in ("layers", *OPTIONS, *LEAN):
             for layer in layers_of(self.model):
-                layer.compile(fullgraph=self.base not in PEERS, dynamic=False, options=GRAPHS if s.mode == "graphs" else None)
+                layer.compile(fullgraph=self.base not in PEERS, dynamic=False, options=OPTIONS.get(s.mode))
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5, fused=True)
         self.scaler = torch.amp.GradScaler(s.device, enabled=s.precision == "fp16")
         self.batch = {"input_ids": torch.randint(0, self.config.vocab_size, (s.batch, s.length)).to(s.device),

@@ -33,7 +33,7 @@ from . import flops
 from .compiling import keeping, room_for
 from .config import FILTERS, FNetBertConfig, student_config
 from .contender import KINDS, Contender, Setting, attention_kernels, autocast
-from .mixers.folded import fourier_backend, matrices_of
+from .mixers.folded import fourier_backend, matrices_of, rows_of_length
 from .mixers.fourier import choose_backend
 from .params import LEAN, PADDED, PRECISIONS, EfficiencyParams, ParameterError, parse_shape
 from .peers import PEERS, peer_config
@@ -95,7 +95,7 @@ def resolve_device(params: EfficiencyParams) -> tuple[str | None, str]:
             raise ParameterError(f"precisions: {precision!r} is not for this device ({device}); accepted here: "
                                  f"{', '.join(able)}")
     if device == "cpu" and "graphs" in params.modes.split(","):
-        raise ParameterError("modes: 'graphs' needs a GPU; on this CPU of: eager, compiled, layers, lean, leaner")
+        raise ParameterError("modes: 'graphs' needs a GPU; on this CPU of: eager, compiled, layers, autotuned, lean, leaner")
     return device, environment(device, "fp32")["device_name"]
 
 
@@ -264,7 +264,8 @@ def _compiler(mode: str):
 
 
 def _free(device: str) -> None:
-    matrices_of.cache_clear()  # else the next model that folds finds them, and they are not counted as its own
+    matrices_of.cache_clear()
+    rows_of_length.cache_clear()  # else the next model that folds finds them, and they are not counted as its own
     gc.collect()
     with contextlib.suppress(RuntimeError):  # a context that an earlier error broke
         torch.cuda.empty_cache() if device == "cuda" else None

@@ -30,6 +30,7 @@ from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
 from . import breakdown, efficiency, flops
+from .compiling import AUTOTUNED
 from .contender import KINDS, Setting, real_tokens
 from .efficiency import rounds, spread
 from .mixers.folded import FOLDED_MASKED_MAX_LENGTH, fold_projections, folded_mix, has_kernels, plan_folded
@@ -97,7 +98,7 @@ class Way:
         weight = torch.randn(self.block.width, self.block.width, device=s.device, dtype=dtype) / self.block.width**0.5
         made = function(self.name, self.block, weight.requires_grad_(self.name in ("projection", "folded")))
         compiled = s.mode != "eager" and self.name != "copy"
-        self.call = torch.compile(made, fullgraph=True, dynamic=False) if compiled else made
+        self.call = torch.compile(made, fullgraph=True, dynamic=False, options=AUTOTUNED if s.mode == "autotuned" else None) if compiled else made
         self.x = torch.randn(s.batch, s.length, self.block.width, device=s.device, dtype=dtype, requires_grad=True)
         self.gradient, self.inputs = torch.randn_like(self.x), [self.x, weight] if weight.requires_grad else [self.x]
         for kind in KINDS:

@@ -21,7 +21,7 @@ SINGLE_TEXTS = ("cola", "sst2")  # tasks whose examples are one text
 Precision = Literal["fp32", "bf16", "fp16"]
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")  # of the efficiency study; tf32 is fp32 with TF32 matrix products
 LEAN = {"lean": 0.5, "leaner": 0.25}  # modes of the efficiency study: share of the activations' memory that backward may keep
-MODES = ("eager", "compiled", "layers", "graphs", *LEAN)
+MODES = ("eager", "compiled", "layers", "graphs", "autotuned", *LEAN)
 SHAPES = {"bert-base": (12, 768, 12), "minilm": (6, 384, 12), "tiny": (2, 64, 1)}  # layers, width, heads
 PADDED = ":padded"  # of a model in the efficiency study: sequences of n/2 to n tokens, with a mask
 PEER_NAMES = ("bert-eager", "hf-fnet", "modernbert", "longformer", "bigbird", "nystromformer")  # of the efficiency study
@@ -431,7 +431,8 @@ class EfficiencyParams(Params):
     tokens: Int = Field(4096, ge=1, description="tokens a step; the batch is tokens / length, at least 1")
     precisions: str = Field("fp32", description="comma list of fp32, tf32, bf16, fp16")
     modes: str = Field("eager", description="comma list of eager, compiled, layers (each layer compiled by itself, one "
-                                                "compilation for all of them), graphs (layers, each launched as one CUDA graph), lean, "
+                                                "compilation for all of them), graphs (layers, each launched as one CUDA graph), "
+                                                "autotuned (layers, the compiler's kernels chosen by timing them), lean, "
                                                 "leaner (layers that keep half, a quarter of the activations' memory and compute the rest again)")
     backend: Literal["auto", "fft", "matmul", "folded"] = Field("auto", description="Fourier layers by fft, by matmul, folded, or auto")
     repeats: Int = Field(10, ge=3, description="measured steps of each model, interleaved")

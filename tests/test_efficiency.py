@@ -286,6 +286,15 @@ def test_lean_modes_keep_fewer_activations_for_the_same_gradients(name, monkeypa
         torch.testing.assert_close(gradients[mode], gradients["layers"])
 
 
+@pytest.mark.parametrize("mode, option", [("layers", None), ("autotuned", "max_autotune"), ("graphs", "triton.cudagraphs")])
+def test_modes_are_the_compilers_options(mode, option, monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, "compile", lambda call, *, options, **how: asked.append(options) or call)
+    efficiency.Contender("fnet", efficiency.model_config(tiny(shape="2x64"), "fnet", 16), SETTING._replace(length=16, mode=mode), 0).build()
+    assert len(asked) == 2 and all(options == asked[0] for options in asked)  # a layer each
+    assert asked[0] is None if option is None else asked[0][option] is True
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
 @pytest.mark.parametrize("name", ["bert", "fnet", "hybrid-1", "fnet:padded"])
 def test_layers_launched_as_graphs_take_the_same_steps(name):
@@ -368,7 +377,7 @@ def test_a_bad_parameter_is_one_clear_line(bad, said):
 @pytest.mark.parametrize("wanted, there, said", [
     ({"device": "cpu", "precisions": "fp32,fp16"}, False, "precisions: 'fp16' is not for this device (cpu); accepted here: fp32, bf16"),
     ({"device": "cpu", "precisions": "tf32"}, True, "precisions: 'tf32' is not for this device (cpu); accepted here: fp32, bf16"),
-    ({"device": "cpu", "modes": "eager,graphs"}, False, "modes: 'graphs' needs a GPU; on this CPU of: eager, compiled, layers, lean, leaner"),
+    ({"device": "cpu", "modes": "eager,graphs"}, False, "modes: 'graphs' needs a GPU; on this CPU of: eager, compiled, layers, autotuned, lean, leaner"),
     ({"device": "cuda"}, False, "device: 'cuda' is asked for, but torch finds no GPU here; accepted here: auto, cpu"),
     ({"device": "auto", "precisions": "bf16"}, True, "precisions: 'bf16' is not for this device (cuda); accepted here: fp32, fp16"),
 ])

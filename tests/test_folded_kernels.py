@@ -30,7 +30,7 @@ def small_tiles():
 
 def relative_error(ours, theirs):
     assert ours.shape == theirs.shape
-    return float((ours.double() - theirs).norm() / theirs.norm().clamp(min=1e-6))
+    return float((ours.double() - theirs).norm() / theirs.norm().clamp(min=theirs.numel() ** 0.5))  # sums can come to nearly nothing
 
 
 @settings(max_examples=40, deadline=None)
