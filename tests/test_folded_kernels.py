@@ -40,7 +40,8 @@ def test_output_and_gradients_are_those_of_torchs_fft_in_double_precision(length
     generator = torch.Generator().manual_seed(seed)
     x, weight, bias, upstream = (torch.randn(*shape, generator=generator).to(DEVICE, dtype).double().requires_grad_()
                                  for shape in ((3, length, width), (out, width), (out,), (3, length, out)))
-    real = torch.rand(3, length, generator=generator) < 0.6 if masked else torch.ones(3, length, dtype=torch.bool)  # or no token at all
+    real = torch.rand(3, length, generator=generator) < 0.6 if masked else torch.ones(3, length, dtype=torch.bool)
+    real[0, 0] = True  # others may have no token at all
     theirs = torch.zeros(3, length, out, dtype=torch.double, device=DEVICE)
     for i, mask in enumerate(real.to(DEVICE)):
         if mask.any():
