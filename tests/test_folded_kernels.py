@@ -13,7 +13,7 @@ from fnetlib import modeling
 from fnetlib.mixers import folded as folding
 from fnetlib.mixers import folded_kernels as kernels
 from fnetlib.mixers import fourier
-from fnetlib.mixers.folded import KERNELS_MASKED_MAX_LENGTH, KERNELS_MAX_LENGTH, fold_projections, folded_mix, folds, plan_folded
+from fnetlib.mixers.folded import fold_projections, folded_mix, folds, plan_folded
 
 from test_modeling import assert_backends_agree, inputs, student
 
@@ -105,8 +105,10 @@ def test_a_plan_takes_kernels_only_where_nothing_is_compiled(tiny_config, monkey
 def test_auto_folds_in_eager_mode_where_kernels_are_there(monkeypatch):
     usual = {"length": 512, "masked": False, "device": "cuda", "dtype": torch.bfloat16, "few": False, "projects": True}
     monkeypatch.setattr(folding, "_has_triton", lambda: True)
+    monkeypatch.setattr(folding, "KERNELS_LENGTHS", (256, 4096))
+    monkeypatch.setattr(folding, "KERNELS_MASKED_LENGTHS", (256, 2048))
     assert folds("auto", **usual) and folds("auto", **usual | {"masked": True})
-    for change in ({"length": KERNELS_MAX_LENGTH + 1}, {"masked": True, "length": KERNELS_MASKED_MAX_LENGTH + 1}, {"few": True},
+    for change in ({"length": 4097}, {"length": 255}, {"masked": True, "length": 2049}, {"few": True},
                    {"projects": False}, {"device": "cpu"}, {"dtype": torch.float32}):
         assert not folds("auto", **usual | change)
     monkeypatch.setattr(folding, "_has_triton", lambda: False)

@@ -49,9 +49,10 @@ UNFOLDED_MASKED_MAX_LENGTH = 512
 # From which length on sequences without a mask are decimated, by the same runs, in training: at 8,192 .808 (without: not measured
 # side by side), at 2,048 .837 (without: .895). Decimated again all train slower: what the products save goes into the sums around.
 DECIMATED_MIN_LENGTH = 8192
-# The longest sequences that our own kernels fold where layers are not compiled, without and with a mask.
-KERNELS_MAX_LENGTH = 4096
-KERNELS_MASKED_MAX_LENGTH = 4096
+# The shortest and the longest sequences that our own kernels fold where layers are not compiled, without and with a mask. (None before they
+# are measured.)
+KERNELS_LENGTHS = (1, 0)
+KERNELS_MASKED_LENGTHS = (1, 0)
 
 
 def has_kernels(device: str, dtype: torch.dtype) -> bool:
@@ -81,7 +82,8 @@ def folds(backend: str, length: int, masked: bool, device: str, dtype: torch.dty
     if compiled:
         pays = on_tensor_cores and not (masked and length <= UNFOLDED_MASKED_MAX_LENGTH)
     else:
-        pays = has_kernels(device, dtype) and length <= (KERNELS_MASKED_MAX_LENGTH if masked else KERNELS_MAX_LENGTH)
+        shortest, longest_paid = KERNELS_MASKED_LENGTHS if masked else KERNELS_LENGTHS
+        pays = has_kernels(device, dtype) and shortest <= length <= longest_paid
     pays = pays and projects and not few
     return length <= longest and (backend == "folded" or backend == "auto" and pays)
 
