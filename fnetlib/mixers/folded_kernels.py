@@ -23,11 +23,11 @@ import triton.language as tl
 from torch.autograd.function import once_differentiable
 
 # Tiles of sums: rows, columns.
-SUM_TILE = (8, 128)
+SUM_TILE = (1, 512)
 # Tiles of products: rows, columns, depth, warps and stages, up to FEW_ROWS rows and beyond.
 FEW_ROWS = 640
-TRANSFORM_TILES = ((64, 128, 32, 4, 4), (128, 128, 32, 8, 4))
-TRANSFORM_BACK_TILES = ((64, 128, 32, 4, 4), (128, 128, 32, 8, 4))
+TRANSFORM_TILES = ((64, 256, 64, 8, 3), (64, 256, 64, 8, 3))
+TRANSFORM_BACK_TILES = ((64, 256, 64, 8, 3), (64, 256, 64, 8, 3))
 
 
 class Rows(NamedTuple):
