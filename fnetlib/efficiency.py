@@ -33,7 +33,7 @@ from . import flops
 from .compiling import keeping, room_for
 from .config import FILTERS, FNetBertConfig, student_config
 from .contender import KINDS, Contender, Setting, attention_kernels, autocast
-from .mixers.folded import fourier_backend, matrices_of, rows_of_length
+from .mixers.folded import fourier_backend, matrices_of
 from .mixers.fourier import choose_backend
 from .params import LEAN, PADDED, PRECISIONS, EfficiencyParams, ParameterError, parse_shape
 from .peers import PEERS, peer_config
@@ -264,8 +264,7 @@ def _compiler(mode: str):
 
 
 def _free(device: str) -> None:
-    matrices_of.cache_clear()
-    rows_of_length.cache_clear()  # else the next model that folds finds them, and they are not counted as its own
+    matrices_of.cache_clear()  # else the next model that folds finds them, and they are not counted as its own
     gc.collect()
     with contextlib.suppress(RuntimeError):  # a context that an earlier error broke
         torch.cuda.empty_cache() if device == "cuda" else None

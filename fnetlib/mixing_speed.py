@@ -33,7 +33,7 @@ from . import breakdown, efficiency, flops
 from .compiling import AUTOTUNED
 from .contender import KINDS, Setting, real_tokens
 from .efficiency import rounds, spread
-from .mixers.folded import FOLDED_MASKED_MAX_LENGTH, fold_projections, folded_mix, has_kernels, plan_folded
+from .mixers.folded import FOLDED_MASKED_MAX_LENGTH, fold_projections, folded_mix, plan_folded
 from .mixers.fourier import fourier_mix, hidden_dft, plan_fourier
 from .mixers.whole import with_whole_spectrum
 from .params import EfficiencyParams, parse_shape
@@ -71,8 +71,7 @@ def function(way: str, block: Block, weight: torch.Tensor) -> Callable[[torch.Te
     real = real_tokens(s.batch, s.length).to(s.device) if block.padded else None
     hidden = tuple(matrix.to(s.device) for matrix in hidden_dft(width))
     if way == "folded":
-        by_kernels = s.mode == "eager" and has_kernels(s.device, dtype)
-        plan = plan_folded(s.length, width, real, "ortho", s.device, dtype, by_kernels=by_kernels)
+        plan = plan_folded(s.length, width, real, "ortho", s.device, dtype)
         return lambda x: folded_mix(x, plan, fold_projections(weight[None], plan, hidden, dtype)[0])
     backend = "matmul" if way == "whole" else way
     plan = plan_fourier(s.length, width, real, "ortho", backend, s.device, dtype)

@@ -24,8 +24,8 @@ from transformers.models.bert.modeling_bert import (
 from .config import FILTERS, FNetBertConfig
 from .mixers import MIXERS, Sequence
 from .mixers.filter import FilterMixer, plan_filter
-from .mixers.folded import FoldedPlan, fold_projections, folded_mix, fourier_backend, has_kernels, plan_folded
-from .mixers.fourier import FourierMixer, hidden_dft, is_traced, matrix_dtype, plan_fourier
+from .mixers.folded import FoldedPlan, fold_projections, folded_mix, fourier_backend, plan_folded
+from .mixers.fourier import FourierMixer, hidden_dft, matrix_dtype, plan_fourier
 from .mixers.aft import AttentionFreeMixer
 from .mixers.gated import GatedFilterMixer
 from .mixers.taylor import TaylorMixer
@@ -162,8 +162,7 @@ class FNetBertEncoder(nn.Module):
             backend = fourier_backend(config, hidden_states.shape, masked is not None, device.type, dtype, self.compiled(),
                                       torch.is_grad_enabled())
             if backend == "folded":
-                by_kernels = has_kernels(device.type, dtype) and not self.compiled() and not is_traced()
-                plan = plan_folded(length, width, masked, config.fourier_norm, device, dtype, by_kernels=by_kernels)
+                plan = plan_folded(length, width, masked, config.fourier_norm, device, dtype)
             elif backend == "matmul" and takes_whole_spectrum(hidden_states, dtype):
                 plan = plan_whole(hidden_states.shape, masked, config.fourier_norm, hidden_matrices, device, dtype, config.output_projection)
             else:

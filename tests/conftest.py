@@ -10,10 +10,6 @@ os.environ.pop("FNETLIB_GLUE_DIR", None)
 
 import pytest
 import torch
-
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton
-
 import transformers
 from tokenizers import Tokenizer
 from tokenizers.models import WordPiece

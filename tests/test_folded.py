@@ -93,6 +93,13 @@ def test_gradients_are_those_of_torchs_fft_in_double_precision(length, width, ma
         assert relative_error(found, expected.numpy()) < 5e-6
 
 
+def test_of_an_example_without_tokens_nothing_is_learned():
+    x, weight = torch.randn(2, 6, 8), torch.randn(3, 8, requires_grad=True)
+    real = torch.tensor([[True] * 6, [False] * 6])
+    gradients = [torch.autograd.grad(folded(x[:n], plan_folded(6, 8, real[:n], "ortho"), weight).sum(), weight)[0] for n in (1, 2)]
+    torch.testing.assert_close(*gradients)
+
+
 def test_only_the_gradients_that_are_needed_are_made():
     x, weight, plan = torch.randn(2, 12, 8, requires_grad=True), torch.randn(4, 8), plan_folded(12, 8, None, "ortho")
     projection = fold_projections(weight[None], plan, fourier.hidden_dft(8), torch.float32)[0]

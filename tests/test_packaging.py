@@ -59,7 +59,7 @@ def test_constraints_pin_all_that_pyproject_asks_for():
 def test_the_oldest_constraints_are_the_floors():
     oldest = pins("constraints-oldest.txt")
     for name, requirement in asked_for("dev", "workflow").items():
-        if name in ("torch", "triton"):  # no small build of the floor; the file says so
+        if name == "torch":  # no small build of the floor; the file says so
             assert oldest[name] == pins("constraints.txt")[name] > floor(requirement)
         else:
             assert oldest[name] == floor(requirement), f"{requirement}: constraints-oldest.txt has {oldest[name]}"

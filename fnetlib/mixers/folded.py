@@ -16,17 +16,15 @@ and J. W. Tukey, An algorithm for the machine calculation of complex Fourier ser
 The even places are a transform half as long. The odd ones' mirror is n/2−1−i, their outputs change sign at k + n/2 and mirror each
 other about n/4. Both fold to n/4 rows, and (n/4)² twice is half of (n/2)².
 
-All that is not a product is sums of a few rows, which a compiler joins with what comes before and after. Where none is at work, a GPU has
-them from kernels of our own, see `folded_kernels.py`. With a mask
+All that is not a product is sums of a few rows, which a compiler joins with what comes before and after. With a mask
 every example has a length of its own, see `fourier.py`, and so rows and matrices of its own.
 """
 
 from __future__ import annotations
 
 import functools
-import importlib.util
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -34,9 +32,6 @@ from torch.autograd.function import once_differentiable
 
 from .fourier import MATMUL_MAX_LENGTH, choose_backend, is_traced, matrix_dtype
 from .whole import few_tokens
-
-if TYPE_CHECKING:
-    from .folded_kernels import Rows
 
 # In half precision on a GPU, by 04_efficiency on an H200, layers compiled: the longest sequences that are folded in training, in
 # inference, and with a mask. Beyond, FFTs are faster: in inference at 16,384 .782 of the speed without mixing, folded .737. (In
@@ -49,21 +44,6 @@ UNFOLDED_MASKED_MAX_LENGTH = 512
 # From which length on sequences without a mask are decimated, by the same runs, in training: at 8,192 .808 (without: not measured
 # side by side), at 2,048 .837 (without: .895). Decimated again all train slower: what the products save goes into the sums around.
 DECIMATED_MIN_LENGTH = 8192
-# The shortest and the longest sequences that our own kernels fold where layers are not compiled, without and with a mask. (None before they
-# are measured.)
-KERNELS_LENGTHS = (1, 0)
-KERNELS_MASKED_LENGTHS = (1, 0)
-
-
-def has_kernels(device: str, dtype: torch.dtype) -> bool:
-    """Whether folding has kernels of its own, see `folded_kernels.py`: in half precision on a GPU of 2020 (Ampere) or later, with Triton."""
-    return device == "cuda" and dtype != torch.float32 and _has_triton()
-
-
-@functools.cache
-def _has_triton() -> bool:
-    ampere = torch.cuda.is_available() and torch.version.hip is None and torch.cuda.get_device_capability() >= (8, 0)
-    return ampere and importlib.util.find_spec("triton") is not None
 
 
 def folds(backend: str, length: int, masked: bool, device: str, dtype: torch.dtype, few: bool, projects: bool,
@@ -72,19 +52,14 @@ def folds(backend: str, length: int, masked: bool, device: str, dtype: torch.dty
     projects: whether there is a projection; compiled: whether layers are, by torch.compile; training: whether there will be a
     backward pass.
 
-    `auto` folds in half precision on a GPU where there are not few tokens and a compiler joins the sums, or kernels of our own do; launched
-    one by one they cost more than the products save. Longer sequences than are measured to be faster so are never folded.
+    `auto` folds in half precision on a GPU where there are not few tokens and a compiler joins the sums; launched one by
+    one they cost more than the products save. Longer sequences than are measured to be faster so are never folded.
     """
     on_tensor_cores = device == "cuda" and dtype != torch.float32
     longest = MATMUL_MAX_LENGTH
     if on_tensor_cores:
         longest = FOLDED_MASKED_MAX_LENGTH if masked else FOLDED_HALF_MAX_LENGTH if training else FOLDED_INFERENCE_MAX_LENGTH
-    if compiled:
-        pays = on_tensor_cores and not (masked and length <= UNFOLDED_MASKED_MAX_LENGTH)
-    else:
-        shortest, longest_paid = KERNELS_MASKED_LENGTHS if masked else KERNELS_LENGTHS
-        pays = has_kernels(device, dtype) and shortest <= length <= longest_paid
-    pays = pays and projects and not few
+    pays = projects and on_tensor_cores and compiled and not few and not (masked and length <= UNFOLDED_MASKED_MAX_LENGTH)
     return length <= longest and (backend == "folded" or backend == "auto" and pays)
 
 
@@ -208,12 +183,10 @@ class Part(NamedTuple):
 
 
 class FoldedPlan(NamedTuple):
-    """How both axes are folded for one batch. tokens: the whole sequence axis, or its even and its odd places; by_kernels: the same for
-    kernels of our own, None where PyTorch's do it."""
+    """How both axes are folded for one batch. tokens: the whole sequence axis, or its even and its odd places."""
 
     tokens: tuple[Part, ...]
     columns: Fold
-    by_kernels: Rows | None = None
 
 
 def aligned(rows: int, places: int) -> int:
@@ -264,46 +237,25 @@ def matrices_of(length: int, decimated: bool, scale: float, device: torch.device
 
 
 def plan_folded(length: int, width: int, real: torch.Tensor | None, norm: str, device=None,
-                dtype: torch.dtype = torch.float32, decimated: bool | None = None, by_kernels: bool = False) -> FoldedPlan:
+                dtype: torch.dtype = torch.float32, decimated: bool | None = None) -> FoldedPlan:
     """Prepare one batch, shared by all layers.
 
-    real: `[batch, seq]` bool, or None; norm: `backward` or `ortho`; dtype: of the matrices; decimated: see `is_decimated`; by_kernels: see
-    `has_kernels`, they do not decimate.
+    real: `[batch, seq]` bool, or None; norm: `backward` or `ortho`; dtype: of the matrices; decimated: see `is_decimated`.
     """
-    columns, decimated = Fold.of(width), False if by_kernels else decimated
+    columns = Fold.of(width)
     if real is not None:
         lengths = real.sum(1).clamp(min=1)[:, None]
         scale = (lengths[..., None] * width).float().rsqrt() if norm == "ortho" else 1.0
         scale = scale * real.any(1)[:, None, None]  # of no tokens at all nothing is mixed, nor learned
         rows = Fold.of(length).rows
         own, matrices = OwnFolds.of(real, lengths, rows), cosines_and_sines(rows, lengths[..., None])
-        part = Part(own, own, tuple((matrix * scale).to(dtype) for matrix in matrices))
-        return FoldedPlan((part,), columns, rows_of(part, real.sum(1)[:, None], own.here, own.mirror, True) if by_kernels else None)
+        return FoldedPlan((Part(own, own, tuple((matrix * scale).to(dtype) for matrix in matrices)),), columns)
     scale, decimated = (length * width) ** -0.5 if norm == "ortho" else 1.0, is_decimated(length, decimated)
     make = matrices_of.__wrapped__ if is_traced() else matrices_of
     (first, *odd), matrices = token_folds(length, decimated), make(length, decimated, scale, torch.device(device or "cpu"), dtype)
     parts = [Part(first, first, matrices[0], 0 if odd else None)]
     parts += [Part(own, Fold(own.places, own.rows, odd=1), matrices[1], 1) for own in odd]
-    return FoldedPlan(tuple(parts), columns, rows_of_length(length, scale, parts[0].matrices[0].device, dtype) if by_kernels else None)
-
-
-@functools.lru_cache(maxsize=4)
-def rows_of_length(length: int, scale: float, device: torch.device, dtype: torch.dtype) -> Rows:
-    """`rows_of` one length, kept like `matrices_of`."""
-    (own,), (matrices,) = token_folds(length, False), matrices_of(length, False, scale, device, dtype)
-    with torch.inference_mode(False), torch.no_grad():
-        k = torch.arange(own.rows, device=device)[None]
-        return rows_of(Part(own, own, matrices), torch.full((1, 1), length, device=device), k, length - k, False)
-
-
-def rows_of(part: Part, lengths: torch.Tensor, here: torch.Tensor, mirror: torch.Tensor, padded: bool) -> Rows:
-    """A part as kernels of our own take it. lengths: `[batch or 1, 1]`; here, mirror: `[batch or 1, rows]`, of rows up to the middle."""
-    from .folded_kernels import Rows  # needs Triton
-
-    k = torch.arange(here.shape[1], device=here.device)[None]
-    here = torch.where((2 * k <= lengths) & (k < lengths), here, -1)
-    mirror = torch.where((k > 0) & (2 * k < lengths), mirror, -1)
-    return Rows(here.int(), mirror.int(), torch.stack([part.matrices[0], -part.matrices[1]]), padded)
+    return FoldedPlan(tuple(parts), columns)
 
 
 def fold_projections(weights: torch.Tensor, plan: FoldedPlan, hidden_matrices: tuple[torch.Tensor, torch.Tensor],
@@ -323,11 +275,6 @@ def folded_mix(x: torch.Tensor, plan: FoldedPlan, projection: torch.Tensor, bias
 
     projection: `[2, rows, out]`, of `fold_projections`; bias: `[out]`, added at all positions. The gradients are of first order only.
     """
-    if plan.by_kernels is not None:
-        from .folded_kernels import KernelMix
-
-        bias = projection.new_zeros(projection.shape[-1]) if bias is None else bias
-        return KernelMix.apply(x, projection, bias, plan.by_kernels, matrix_dtype(x))
     if bias is not None and isinstance(plan.tokens[0].inputs, OwnFolds):  # padded positions have it too, and a gradient for it
         return folded_mix(x, plan, projection) + bias
     return _FoldedMix.apply(x, projection, bias, plan, matrix_dtype(x))
