@@ -36,7 +36,7 @@ def smallest(results: Results) -> pd.DataFrame:
 
 @once
 def compare(results: Results) -> pd.DataFrame:
-    """One row a (student, arm) of `smallest`, its best learning rate.
+    """One row a (student, arm) of `smallest`, its best learning rate; of students that have one of the other arms.
 
     against_transferred: held-out loss above the transferred student's, each at its best rate, nats; by_rate: learning rate ->
     the same where both have it. speedup, at_least, at_start: over from scratch, see `speedups`.
@@ -45,6 +45,8 @@ def compare(results: Results) -> pd.DataFrame:
     frame, rows = smallest(results), []
     sooner = {(r.model, r.seed, r.steps, r.arm, r.teacher): r for r in speedups(results).itertuples()}
     for key, part in frame.groupby(KEY, sort=False):
+        if not set(part["arm"]) - {FROM_SCRATCH, TRANSFERRED}:
+            continue
         plain = part[part["arm"] == TRANSFERRED]
         by_rate = plain.groupby("learning_rate")["loss"].min()
         for r in sorted(best_rates(part).itertuples(), key=_order):
@@ -85,7 +87,7 @@ def arms(results: Results) -> Table:
         "Unfrozen at step": None if pd.isna(r.unfrozen_at_step) else f"{r.unfrozen_at_step:.0f}",
         "Trainable before": None if pd.isna(r.trainable_before) else f"{r.trainable_before:,.0f} of {r.total:,.0f}"}
         for r in part.itertuples()])
-        for (model, seed), part in data.groupby(KEY, sort=False) if set(part["arm"]) - {FROM_SCRATCH, TRANSFERRED}}
+        for (model, seed), part in data.groupby(KEY, sort=False)}
     notes = [f"After {_budget(data)} on the same text; losses are held-out masked-LM losses in nats, differences are to the "
              "transferred student of the same teacher, negative is better. Each arm by its best learning rate, one seed; *lowest*, "
              "*highest*, *only rate*: of those tried. *At rate ...*: the difference where both have that rate. *At least*: there by "
@@ -114,7 +116,8 @@ def _notes(data: pd.DataFrame, results: Results) -> list[str]:
     """What a reader must know to compare the arms: what LIT left to train, distillation's loss, repeats, what is missing."""
     notes = []
     if data["trainable_before"].notna().any():
-        least = data.loc[data.groupby("model", sort=False)["trainable_before"].idxmin().dropna()]
+        frozen = data[data["trainable_before"].notna()]
+        least = frozen.loc[frozen.groupby("model", sort=False)["trainable_before"].idxmin()]
         notes.append("*LIT freezes PLAN (threshold, patience)*: parts rest until the training loss improves by less than the threshold; "
                      "each plan freezes what the one above it does and more, `embeddings` the masked-LM head too. A mixer without parameters "
                      "has nothing to learn with meanwhile: with everything transferred frozen a Fourier layer trains its gain "
