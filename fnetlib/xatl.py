@@ -69,8 +69,8 @@ def _how(data: pd.DataFrame, runs: pd.DataFrame) -> str:
             + (f" ({number(data['unigram'].iloc[0], 2)} nats)" if data["unigram"].notna().any() else "")
             + f", so being faster than it proves nothing; *plateau*: less than {LEARNED:g} nats, where training from scratch rests for long, "
               "so it says how late that learns more than what is inherited. XATL reports up to 2.5x and 2.6 % (decoders of 410M to 1B "
-              "parameters, 304B tokens); ours are encoders of some 20M parameters and at most some tens of millions of "
-              "tokens, where inheriting is worth the most.")
+              "parameters, 304B tokens); ours are encoders of some 20M parameters and at most "
+              f"{number(data['tokens'].max() / 1e6, 0)} M tokens, where inheriting is worth the most.")
 
 
 def _repeats(everything: pd.DataFrame, shown: pd.DataFrame) -> list[str]:
