@@ -41,7 +41,7 @@ def frontier(results: Results, length: int = LENGTH) -> Figure:
     _finish(figure, f"{title}\n{textwrap.fill(_where(speeds), 90)}\nscores: mean ± standard deviation; {placed}up and right is better",
             handles=_marks(any(part["n"].lt(FEWEST_PAIRS).any() for part in shown)))
     if without:
-        figure.legends[0].set_title(f"Not shown, for their speed was not measured: {', '.join(without)}.", prop={"size": 8})
+        figure.legends[0].set_title(textwrap.fill(f"Not shown, for their speed was not measured: {', '.join(without)}.", 110), prop={"size": 8})
     figure.draw_without_rendering()  # labels are placed where the points end up
     for axis, of_panel in zip(axes, points):
         _place(axis, of_panel)

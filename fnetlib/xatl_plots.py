@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from .plots import _empty, _finish, _panels
-from .results import Results, tagged
+from .results import Results, model_key, tagged
 from .xatl_arms import compare
 from .xatl_runs import FROM_SCRATCH, TRANSFERRED, best_rates, crossing, headline, held_out, speedups, students
 
@@ -31,7 +31,7 @@ def curves(results: Results) -> Figure:
     best = best_rates(runs)
     if best.empty:
         return _empty(title, NOTHING)
-    names = list(dict.fromkeys(best["model"]))
+    names = sorted(set(best["model"]), key=model_key)
     figure, axes = _panels(len(names), 2, height=3.4)
     for axis, name in zip(axes, names):
         _budgets(axis, best[best["model"] == name], sooner[sooner["model"] == name], runs)
@@ -74,6 +74,7 @@ def _clocks(axis: Axes, best: pd.DataFrame, first: float) -> None:
     axis.set_xscale("log")
     axis.set_xlim(first / 1.9, budgets[-1] * 2.2)
     clocks = [(axis.xaxis, 1.0)]
+    axis.tick_params(axis="x", labelsize=8)
     axis.set_xlabel(f"steps of {best['tokens'].iloc[0] / best['steps'].iloc[0]:,.0f} tokens")
     paces = best[best["arm"].isin(INK)]["s_per_step"]
     if paces.notna().all() and paces.round(9).nunique() == 1:
