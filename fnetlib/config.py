@@ -12,6 +12,7 @@ from .errors import ParameterError
 
 MIXER_NAMES = ("fourier", "filter", "gated", "aft", "taylor", "values", "attention", "identity")
 FILTERS = ("filter", "gated", "aft", "taylor")  # mixers of `FilterPlan`
+OF_VALUES = (*FILTERS, "values")  # mixers of BERT's value projection
 FOURIER_NORMS = ("backward", "ortho")
 PADDINGS = ("ignore", "mask")
 BACKENDS = ("auto", "fft", "matmul", "folded")

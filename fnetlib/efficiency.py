@@ -31,7 +31,7 @@ from transformers import BertConfig, PreTrainedConfig
 
 from . import flops
 from .compiling import keeping, room_for
-from .config import FILTERS, FNetBertConfig, student_config
+from .config import OF_VALUES, FNetBertConfig, student_config
 from .contender import KINDS, Contender, Setting, attention_kernels, autocast
 from .mixers.folded import fourier_backend, matrices_of
 from .mixers.fourier import choose_backend
@@ -305,7 +305,7 @@ def _as_run(ours: Contender) -> PreTrainedConfig:
         return ours.config
     dtype = torch.float32 if s.precision in ("fp32", "tf32") else torch.bfloat16
     masked = ours.padded and ours.config.padding == "mask"
-    if {*FILTERS, "values"} & set(ours.config.mixers):  # filters go by what a mask would need
+    if set(OF_VALUES) & set(ours.config.mixers):  # filters go by what a mask would need
         chosen = choose_backend("auto", s.length, masked or "values" not in ours.config.mixers, s.device, dtype)
     else:
         chosen = fourier_backend(ours.config, (s.batch, s.length, ours.config.hidden_size), masked, s.device, dtype, s.mode != "eager")

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from transformers import BertConfig, PreTrainedTokenizerBase
 
 from . import flops, published
-from .config import FILTERS, student_config
+from .config import OF_VALUES, student_config
 from .params import EXTRAS, SHAPES, STUDY, FinetuneParams
 from .records import RecordStore
 from .results import task_title
@@ -137,7 +137,7 @@ def in_words(params: FinetuneParams, data: TaskData) -> str:
     lines = [f"Estimates for {params.batch_size} examples of up to {length} tokens, {params.precision}, on a GPU:"]
     for model in params.models:
         student = student_config(config, model, num_labels=data.task.num_labels)
-        if {*FILTERS, "values"} & set(student.mixers):  # the formula does not count what they keep
+        if set(OF_VALUES) & set(student.mixers):  # the formula does not count what they keep
             lines.append(f"  {model}: memory not estimated")
             continue
         memory = training_memory(student, params.batch_size, length, params.precision)

@@ -1,0 +1,93 @@
+"""XATL after fine-tuning: what the transferred student scores above the one from scratch (Choi 2024, arXiv 2404.02684: up to 2.6 %)."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from .results import Results, is_grid, metric_title, natural, tagged, task_title
+from .statistics import Summary, paired, summarise
+from .tables import Table, mean_sd, number
+from .xatl_runs import FROM_SCRATCH, TRANSFERRED, students
+
+
+def glue_gains(results: Results) -> pd.DataFrame:
+    """One row a (model, task, from-scratch steps, teacher of the transferred student): scores after fine-tuning, and `gain`, the
+    transferred one's mean above the from-scratch one's at the seeds that both have, in the metric's own unit. Of several students and
+    learning rates of fine-tuning each arm has its best mean over seeds.
+
+    transferred_steps: as many, or where nothing was fine-tuned after as many the most below: then `gain` is at less compute.
+    scratch_teacher: the from-scratch student's; it has none of its weights.
+    """
+    runs = {r.record.run_id: r for r in students(results).itertuples() if r.arm in (FROM_SCRATCH, TRANSFERRED)}
+    rows = [{"model": r.model, "task": r.task, "note": r.note, "metric": r.metric, "seed": r.seed, "last": r.last, "grid": is_grid(r.training),
+             "rate": r.record.params["learning_rate"], "student": run.record.run_id, "arm": run.arm, "steps": run.steps,
+             "teacher": run.record.teacher.name if run.record.teacher else ""}
+            for r in results.finetune.itertuples() if r.record.adapted and (run := runs.get(r.record.adapted.run_id))]
+    frame = pd.DataFrame(rows, columns=["model", "task", "note", "metric", "seed", "last", "grid", "rate", "student", "arm", "steps", "teacher"])
+    found = []
+    for (model, task, steps), part in frame[frame["arm"] == FROM_SCRATCH].groupby(["model", "task", "steps"], sort=False):
+        theirs = _best_tuned(part)
+        ours = frame[(frame["arm"] == TRANSFERRED) & (frame["model"] == model) & (frame["task"] == task) & (frame["steps"] <= steps)]
+        ours = ours[ours["steps"] == ours[~ours["grid"].astype(bool)]["steps"].max()]
+        for teacher in sorted(set(ours["teacher"]), key=natural):
+            mine = _best_tuned(ours[ours["teacher"] == teacher])
+            if theirs and mine:
+                shared = theirs.scores.index.intersection(mine.scores.index)  # the same seeds, where there are two
+                before, after = (arm.scores[shared] if len(shared) > 1 else arm.scores for arm in (theirs, mine))
+                gain = paired(after, before) if len(shared) > 1 else Summary(after.mean() - before.mean(), None, 1, None, None)
+                found.append({"model": model, "task": task, "note": part["note"].iloc[0], "steps": steps, "teacher": teacher,
+                              "transferred_steps": ours["steps"].iloc[0], "scratch_teacher": theirs.teacher, "metric": part["metric"].iloc[0],
+                              "scratch_rates": theirs.rates, "transferred_rates": mine.rates,
+                              **_scores("scratch", summarise(before)), **_scores("transferred", summarise(after)),
+                              "gain": gain.mean, "low": gain.low, "high": gain.high})
+    return pd.DataFrame(found, columns=["model", "task", "note", "steps", "transferred_steps", "teacher", "scratch_teacher", "metric",
+                                        "scratch_rates", "transferred_rates", "scratch", "scratch_sd", "scratch_n", "transferred", "transferred_sd",
+                                        "transferred_n", "gain", "low", "high"])
+
+
+class Tuned(NamedTuple):
+    """The student and learning rate with the best mean: its student's teacher, scores by seed, and how many rates were tried."""
+
+    teacher: str
+    scores: pd.Series
+    rates: int
+
+
+def _best_tuned(part: pd.DataFrame) -> Tuned | None:
+    """None without a score. The grid's runs choose, and are no result."""
+    runs = [own for _, own in part[~part["grid"].astype(bool)].groupby(["student", "rate"], sort=False) if own["last"].notna().any()]
+    best = max(runs, key=lambda own: own["last"].mean(), default=None)
+    return None if best is None else Tuned(best["teacher"].iloc[0], best.groupby("seed")["last"].mean(), part["rate"].nunique())
+
+
+def _scores(arm: str, scores: Any) -> dict[str, Any]:
+    return {arm: scores.mean, f"{arm}_sd": scores.sd, f"{arm}_n": scores.n}
+
+
+def glue(results: Results) -> Table:
+    """GLUE after fine-tuning: from scratch beside transferred, at the same budget."""
+    data = glue_gains(results)
+    named = len({*data["teacher"], *data["scratch_teacher"]}) > 1
+    fewer = bool((data["transferred_steps"] < data["steps"]).any())
+    shown = [{"Student": r.model, "Steps": f"{r.steps:,}" + (f" (transferred: {r.transferred_steps:,})" if r.transferred_steps < r.steps else ""),
+              "Task": f"{task_title(r.task, [r.note] * bool(r.note))} {metric_title([r.metric])}",
+              **({"Teacher": _teachers(r)} if named else {}),
+              "From scratch": mean_sd(r.scratch, r.scratch_sd, r.scratch_n),
+              "Transferred": mean_sd(r.transferred, r.transferred_sd, r.transferred_n),
+              "Gain": number(r.gain, sign=True) + ("" if pd.isna(r.low) else f" [{number(r.low, sign=True)}, {number(r.high, sign=True)}]"),
+              "Rates tried": f"{r.scratch_rates}, {r.transferred_rates}"}
+             for r in data.itertuples()]
+    notes = ["Mean ± standard deviation over seeds (n) of fine-tuned students that saw the same text for the same steps"
+             + (" (where it says so the transferred one for fewer: its gain is at less compute)" if fewer else "") + "; of "
+             "the learning rates of fine-tuning that were tried (from scratch, transferred) each arm has its best. Gains are in the metric's own unit, "
+             "over the seeds that both have, where these are two or more, with a 95% bootstrap interval, too narrow for so few."
+             + " *Teacher*: whose weights the transferred student started with; a from-scratch student has only its shape." * named]
+    if data.empty:
+        notes = ["No pair of students, from scratch and transferred, is fine-tuned yet: 03 with `-p student FOLDER`."]
+    return Table("xatl-glue", tagged("GLUE after XATL", results.tag), data, {"": pd.DataFrame(shown)} if shown else {}, notes)
+
+
+def _teachers(row: Any) -> str:
+    return row.teacher + ("" if row.teacher == row.scratch_teacher else f" (from scratch: {row.scratch_teacher})")
