@@ -36,6 +36,7 @@ def table(results: Results) -> Table:
             **({"Teacher": r.teacher} if several else {}),
             "Sooner": times(r.speedup, r.at_least, r.at_start),
             **({"Sooner in GPU-seconds": times(r.seconds_speedup, r.at_least, r.at_start)} if other else {}),
+            "Sooner, by a run of as many steps": times(r.equal_speedup, r.equal_at_least),
             "Loss at the same budget": _marked(r.loss, [r.edge]), "Gain, nats": number(r.gain),
             "Gain in loss, %": number(None if pd.isna(r.gain) else 100 * r.gain / r.scratch_loss, 1)}
             for r in part.sort_values("steps").itertuples()])
@@ -61,7 +62,7 @@ def _how(data: pd.DataFrame, runs: pd.DataFrame) -> str:
     evaluations = max(len(held_out(r, "step")) - 1 for r in runs["record"])
     return ((f"From teacher `{data['teacher'].iloc[0]}`. " if data["teacher"].nunique() == 1 else "")
             + "*Sooner*: steps of the from-scratch run over those after which the transferred student's held-out loss first reaches the "
-            f"from-scratch run's final one; *at least*: its first evaluation ({evaluations} a run) is there already, *untrained*: the "
+            f"from-scratch run's final one, of its runs the one that is there first, mostly a shorter one, whose rate falls sooner; *at least*: its first evaluation ({evaluations} a run) is there already, *untrained*: the "
             "swap is before its first step, and what counts is its first evaluation after that. "
             + ("GPU-seconds: alone on the device. " if _seconds_differ(data) else "Both arms have one pace, so in GPU-seconds it is as much sooner. ")
             + "The best of the arm's learning rates, one seed; *lowest*, *highest*, *only rate*: of those tried. *Near "

@@ -154,6 +154,7 @@ def speedups(results: Results) -> pd.DataFrame:
 
     `speedup`: from-scratch steps over the arm's, at the from-scratch run's final loss, from the arm's runs the one that
     is there first; `at_least`: one is there at its first evaluation, so that it may be more; `at_start`: before any step;
+    `equal_speedup`, `equal_at_least`: by runs of as many steps as the from-scratch one;
     `seconds_speedup`: the same in seconds alone on the device, where both paces are known; `loss`, `edge`: of the arm's best
     run of as many steps; `gain`: its final loss below the other's, in nats. None where the arm has no such run.
     """
@@ -164,7 +165,7 @@ def speedups(results: Results) -> pd.DataFrame:
         rows += [{"arm": name, "teacher": teacher, **_against(scratch, part), **_equal(scratch, part)}
                  for (name, teacher), part in rivals.groupby(["arm", "teacher"], sort=False)]
     return pd.DataFrame(rows, columns=["model", "arm", "teacher", "seed", "steps", "tokens", "scratch_rate", "scratch_loss", "unigram",
-                                       "clear", "learned", "scratch_edge", "speedup", "at_least", "at_start", "seconds_speedup", "rate", "loss",
+                                       "clear", "learned", "scratch_edge", "speedup", "at_least", "at_start", "seconds_speedup", "equal_speedup", "equal_at_least", "rate", "loss",
                                        "edge", "gain"])
 
 
@@ -188,9 +189,9 @@ def _equal(scratch: Any, part: pd.DataFrame) -> dict[str, Any]:
     """The arm's best run of as many steps as the from-scratch one; nothing if it has none."""
     equal = part[part["steps"] == scratch.steps]
     if equal.empty:
-        return {"rate": None, "loss": None, "edge": "", "gain": None}
-    best = equal.loc[equal["loss"].idxmin()]
-    return {"rate": best["learning_rate"], "loss": best["loss"], "edge": edge(equal["learning_rate"], best["learning_rate"]),
+        return {"equal_speedup": None, "equal_at_least": False, "rate": None, "loss": None, "edge": "", "gain": None}
+    best, by_steps = equal.loc[equal["loss"].idxmin()], _against(scratch, equal)
+    return {"equal_speedup": by_steps["speedup"], "equal_at_least": by_steps["at_least"], "rate": best["learning_rate"], "loss": best["loss"], "edge": edge(equal["learning_rate"], best["learning_rate"]),
             "gain": scratch.loss - best["loss"]}
 
 

@@ -143,11 +143,11 @@ def curves(results: Results) -> Figure:
     for i, r in enumerate(longest.itertuples()):
         points = held_out(r.record, "tokens")[1:]
         axis.plot([tokens / 1e6 for tokens, _ in points], [loss for _, loss in points], lw=1.6 if not r.setting else 1.1,
-                  ls="-" if not r.setting else "--", color=ink(i % ink.N), label=f"{r.model}{', ' + r.setting if r.setting else ''}: {r.loss:.2f}")
+                  ls="-" if not r.setting else "--", color=ink(i % ink.N), label=f"{r.model}{', ' + r.setting if r.setting else ''}: {r.loss:.2f} after {r.tokens / 1e6:.0f} M")
     unigram = next((value for r in longest["record"] if (value := r.metrics.validation.get("unigram_loss"))), None)
     if unigram:
-        axis.axhline(unigram, color="0.5", lw=0.8, ls=":")
-        axis.axhline(unigram - LEARNED, color="0.5", lw=0.8, ls="--")
+        axis.axhline(unigram, color="0.5", lw=0.8, ls=":", label="token frequencies alone")
+        axis.axhline(unigram - LEARNED, color="0.5", lw=0.8, ls="--", label="past the plateau")
         axis.set_ylim(min(longest["loss"].min(), unigram - LEARNED) - 0.2, unigram + 0.3)
     axis.set(xscale="log", xlabel="tokens seen, millions", ylabel="held-out loss, nats")
     axis.xaxis.set_major_formatter(lambda x, _: f"{x:g}")

@@ -123,7 +123,7 @@ def test_a_rival_that_has_hardly_begun_to_learn_is_named(tmp_path, end, mark):
 
 def test_tables_figure_and_summary(results):
     text = xatl.table(results).markdown()
-    assert "| 1x: 3.3 M tokens | 5.000 | 2.0x | 3.000 (lowest rate) | 2.000 | 40.0 |" in text and "LIT" not in text and "one pace" in text
+    assert "| 1x: 3.3 M tokens | 5.000 | 2.0x | 2.0x | 3.000 (lowest rate) | 2.000 | 40.0 |" in text and "LIT" not in text and "one pace" in text
     assert "| from scratch | 100 | 3.3 | 5.500 | **5.000** | – | 5.200 |" in xatl.rates(results).markdown()
     figure = xatl.curves(results)
     axis, = figure.axes
