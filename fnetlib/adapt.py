@@ -306,8 +306,9 @@ def curve(record: Record) -> Figure:
 def in_words(record: Record) -> str:
     """What a run of continued training did, in one line."""
     first, last = record.metrics.history[0], record.metrics.history[-1]
+    ended = record.metrics.headline.last
     errors = [sum(e["layer_errors"]) / len(e["layer_errors"]) for e in record.metrics.history if "layer_errors" in e]
-    return (f"{record.model}: held-out masked-LM loss {first['eval_loss']:.3f} -> {record.metrics.headline.last:.3f} in "
+    return (f"{record.model}: held-out masked-LM loss {first['eval_loss']:.3f} -> {'diverged' if ended is None else f'{ended:.3f}'} in "
             f"{last['step']} steps, {last['tokens'] / 1e6:.1f} M tokens, {last['seconds']:.0f} s of training"
             + (f"; mean error of a layer {errors[0]:.3f} -> {errors[-1]:.3f}" if errors else "")
             + (f"; unfrozen at step {record.timing['unfrozen_at_step']}" if record.timing.get("unfrozen_at_step") else "")

@@ -7,6 +7,7 @@ Here is the comparison of the transferred arm at every budget, and what the repo
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pandas as pd
@@ -117,7 +118,7 @@ def rates(results: Results) -> Table:
 
 
 def _best(loss: float, best: bool) -> str:
-    return f"**{number(loss)}**" if best else number(loss)
+    return "diverged" if math.isinf(loss) else f"**{number(loss)}**" if best else number(loss)
 
 
 def sentences(results: Results) -> list[str]:
@@ -163,7 +164,8 @@ def entries(results: Results) -> dict[str, Any]:
         mine = gains[(gains["model"] == model) & gains["steps"].isin(teachers)]
         for (task, steps), rows in mine.groupby(["task", "steps"], sort=False):
             same = rows[rows["teacher"] == teachers[steps]]
-            row = (same if len(same) else rows).iloc[0]
+            same = same if len(same) and same["transferred_n"].max() > 1 else rows  # one seed says little where another teacher has more
+            row = same.loc[same["transferred_n"].idxmax()]
             found[model].setdefault(f"gain_{task}", {})[names[steps]] = _round(row["gain"])
             if row["transferred_steps"] < steps:
                 found[model].setdefault(f"gain_{task}_share_of_steps", {})[names[steps]] = _round(row["transferred_steps"] / steps)

@@ -130,6 +130,7 @@ def _notes(data: pd.DataFrame, results: Results) -> list[str]:
                for r in repeated(results).itertuples()]
     if repeats:
         notes.append(f"The transferred arm once more, from another teacher, at the same rate, where it differs most: {', '.join(repeats)}.")
+    notes += [f"From another teacher, against its own transferred student at the same rate: {'; '.join(found)}." for found in [elsewhere(results)] if found]
     return notes + [f"Without a record: {'; '.join(lacking)}." for lacking in [missing(results)] if lacking]
 
 
@@ -153,6 +154,19 @@ def repeated(results: Results) -> pd.DataFrame:
                 rate = gaps.abs().idxmax()
                 rows.append([key[0], teacher, rate, gaps[rate]])
     return pd.DataFrame(rows, columns=["model", "teacher", "learning_rate", "difference"])
+
+
+def elsewhere(results: Results) -> list[str]:
+    """The other arms at the smallest budget from a teacher that `smallest` leaves out, each beside its transferred student."""
+    frame, found = students(results), []
+    for key, part in smallest(results).groupby(KEY, sort=False):
+        away = frame[(frame["model"] == key[0]) & (frame["seed"] == key[1]) & (frame["steps"] == part["steps"].iloc[0])
+                     & (frame["arm"] != FROM_SCRATCH) & ~frame["teacher"].isin(part["teacher"])]
+        for (teacher, rate), runs in away.groupby(["teacher", "learning_rate"]):
+            plain = runs[runs["arm"] == TRANSFERRED]["loss"].min()
+            found += [f"`{key[0]}` {r.arm} {number(r.loss)} against {number(plain)} ({number(r.loss - plain, sign=True)}; `{teacher}`, {rate:g})"
+                      for r in runs[runs["arm"] != TRANSFERRED].itertuples() if pd.notna(plain)]
+    return found
 
 
 def missing(results: Results) -> list[str]:
@@ -187,18 +201,28 @@ def _freezing(part: pd.DataFrame, noise: pd.Series) -> str:
     frozen, model = part[part["trainable_before"].notna()], part["model"].iloc[0]
     if frozen.empty:
         return ""
-    plans = [r.record.params["freeze"].replace("_", " ") for r in frozen.itertuples()]
+    plans, usual = _plans(frozen), part[part["arm"] == TRANSFERRED]["learning_rate"].iloc[0]
     shown = ", ".join(f"{plan} {number(r.against_transferred, sign=True)} ({_thaw(r.unfrozen_at_step)})"
                       for plan, r in zip(plans, frozen.itertuples()))
     least = noise.get(model, 0.0)
-    helps = [plan for plan, gap in zip(plans, frozen["against_transferred"]) if gap < -least]
-    hurts = [plan for plan, gap in zip(plans, frozen["against_transferred"]) if gap > least]
+    at_usual = [usual in found for found in frozen["by_rate"]]  # else the best of what is there says how much that rate is worth
+    gaps = [(plan, gap) for plan, gap, there in zip(plans, frozen["against_transferred"], at_usual) if there]
+    helps, hurts = [plan for plan, gap in gaps if gap < -least], [plan for plan, gap in gaps if gap > least]
+    apart = [plan for plan, there in zip(plans, at_usual) if not there]
     beyond = f"A repeat from another teacher differs by up to {number(least)}; beyond that it" if model in noise else "It"
     by_rate = [f"{sum(gap < 0 for gap in gaps)} of {len(gaps)} ({rate:g})" for rate in _rates(frozen)
                if (gaps := [found[rate] for found in frozen["by_rate"] if rate in found])]
     return (_head("XATL's freezing (LIT)", part) + f"against {number(_plain(part))} of the transferred student, freezing at first "
-            f"{shown}. {beyond} helps with {', '.join(helps) or 'none'} and hurts with {', '.join(hurts) or 'none'}; at equal learning "
-            f"rates the loss is lower in {', '.join(by_rate)}.")
+            f"{shown}. {beyond} helps with {', '.join(helps) or 'none'} and hurts with {', '.join(hurts) or 'none'}"
+            + f" ({', '.join(apart)}: no run here at the transferred student's rate, {usual:g})" * bool(apart)
+            + f"; at equal learning rates the loss is lower in {', '.join(by_rate)}.")
+
+
+def _plans(frozen: pd.DataFrame) -> list[str]:
+    """What each arm freezes; the threshold and patience too where they tell arms apart."""
+    params = [r.params for r in frozen["record"]]
+    several = len({(p["lit_threshold"], p["lit_patience"]) for p in params}) > 1
+    return [p["freeze"].replace("_", " ") + (f" [{p['lit_threshold']:g}, {p['lit_patience']}]" if several else "") for p in params]
 
 
 def _thaw(step: float | None) -> str:

@@ -21,11 +21,11 @@ def glue_gains(results: Results) -> pd.DataFrame:
     scratch_teacher: the from-scratch student's; it has none of its weights.
     """
     runs = {r.record.run_id: r for r in students(results).itertuples() if r.arm in (FROM_SCRATCH, TRANSFERRED)}
-    rows = [{"model": r.model, "task": r.task, "note": r.note, "metric": r.metric, "seed": r.seed, "last": r.last, "grid": is_grid(r.training),
+    rows = [{"model": r.model, "task": r.task, "note": r.note, "metric": r.metric, "seed": r.seed, "last": r.last, "collapsed": bool(r.degenerate), "grid": is_grid(r.training),
              "rate": r.record.params["learning_rate"], "student": run.record.run_id, "arm": run.arm, "steps": run.steps,
              "teacher": run.record.teacher.name if run.record.teacher else ""}
             for r in results.finetune.itertuples() if r.record.adapted and (run := runs.get(r.record.adapted.run_id))]
-    frame = pd.DataFrame(rows, columns=["model", "task", "note", "metric", "seed", "last", "grid", "rate", "student", "arm", "steps", "teacher"])
+    frame = pd.DataFrame(rows, columns=["model", "task", "note", "metric", "seed", "last", "collapsed", "grid", "rate", "student", "arm", "steps", "teacher"])
     found = []
     for (model, task, steps), part in frame[frame["arm"] == FROM_SCRATCH].groupby(["model", "task", "steps"], sort=False):
         theirs = _best_tuned(part)
@@ -36,22 +36,26 @@ def glue_gains(results: Results) -> pd.DataFrame:
             if theirs and mine:
                 shared = theirs.scores.index.intersection(mine.scores.index)  # the same seeds, where there are two
                 before, after = (arm.scores[shared] if len(shared) > 1 else arm.scores for arm in (theirs, mine))
+                fell = {f"{name}_collapsed": int(arm.collapsed[kept.index].sum()) for name, arm, kept in
+                        (("scratch", theirs, before), ("transferred", mine, after))}
                 gain = paired(after, before) if len(shared) > 1 else Summary(after.mean() - before.mean(), None, 1, None, None)
                 found.append({"model": model, "task": task, "note": part["note"].iloc[0], "steps": steps, "teacher": teacher,
                               "transferred_steps": ours["steps"].iloc[0], "scratch_teacher": theirs.teacher, "metric": part["metric"].iloc[0],
                               "scratch_rates": theirs.rates, "transferred_rates": mine.rates,
                               **_scores("scratch", summarise(before)), **_scores("transferred", summarise(after)),
-                              "gain": gain.mean, "low": gain.low, "high": gain.high})
+                              **fell, "gain": gain.mean, "low": gain.low, "high": gain.high})
     return pd.DataFrame(found, columns=["model", "task", "note", "steps", "transferred_steps", "teacher", "scratch_teacher", "metric",
                                         "scratch_rates", "transferred_rates", "scratch", "scratch_sd", "scratch_n", "transferred", "transferred_sd",
-                                        "transferred_n", "gain", "low", "high"])
+                                        "transferred_n", "scratch_collapsed", "transferred_collapsed", "gain", "low", "high"])
 
 
 class Tuned(NamedTuple):
-    """The student and learning rate with the best mean: its student's teacher, scores by seed, and how many rates were tried."""
+    """The student and learning rate with the best mean: its student's teacher, by seed the scores and whether one class was predicted
+    for every example, and how many rates were tried."""
 
     teacher: str
     scores: pd.Series
+    collapsed: pd.Series
     rates: int
 
 
@@ -59,7 +63,7 @@ def _best_tuned(part: pd.DataFrame) -> Tuned | None:
     """None without a score. The grid's runs choose, and are no result."""
     runs = [own for _, own in part[~part["grid"].astype(bool)].groupby(["student", "rate"], sort=False) if own["last"].notna().any()]
     best = max(runs, key=lambda own: own["last"].mean(), default=None)
-    return None if best is None else Tuned(best["teacher"].iloc[0], best.groupby("seed")["last"].mean(), part["rate"].nunique())
+    return None if best is None else Tuned(best["teacher"].iloc[0], best.groupby("seed")["last"].mean(), best.groupby("seed")["collapsed"].any(), part["rate"].nunique())
 
 
 def _scores(arm: str, scores: Any) -> dict[str, Any]:
@@ -74,8 +78,8 @@ def glue(results: Results) -> Table:
     shown = [{"Student": r.model, "Steps": f"{r.steps:,}" + (f" (transferred: {r.transferred_steps:,})" if r.transferred_steps < r.steps else ""),
               "Task": f"{task_title(r.task, [r.note] * bool(r.note))} {metric_title([r.metric])}",
               **({"Teacher": _teachers(r)} if named else {}),
-              "From scratch": mean_sd(r.scratch, r.scratch_sd, r.scratch_n),
-              "Transferred": mean_sd(r.transferred, r.transferred_sd, r.transferred_n),
+              "From scratch": mean_sd(r.scratch, r.scratch_sd, r.scratch_n) + "†" * bool(r.scratch_collapsed),
+              "Transferred": mean_sd(r.transferred, r.transferred_sd, r.transferred_n) + "†" * bool(r.transferred_collapsed),
               "Gain": number(r.gain, sign=True) + ("" if pd.isna(r.low) else f" [{number(r.low, sign=True)}, {number(r.high, sign=True)}]"),
               "Rates tried": f"{r.scratch_rates}, {r.transferred_rates}"}
              for r in data.itertuples()]
@@ -84,6 +88,9 @@ def glue(results: Results) -> Table:
              "the learning rates of fine-tuning that were tried (from scratch, transferred) each arm has its best. Gains are in the metric's own unit, "
              "over the seeds that both have, where these are two or more, with a 95% bootstrap interval, too narrow for so few."
              + " *Teacher*: whose weights the transferred student started with; a from-scratch student has only its shape." * named]
+    collapsed = [f"`{r.model}` after {r.steps:,} steps, {task_title(r.task)}: {count} of {n} {arm}" for r in data.itertuples()
+                 for arm, count, n in ((FROM_SCRATCH, r.scratch_collapsed, r.scratch_n), (TRANSFERRED, r.transferred_collapsed, r.transferred_n)) if count]
+    notes += [f"† some runs predict one class for every example: {'; '.join(collapsed)}."] if collapsed else []
     if data.empty:
         notes = ["No pair of students, from scratch and transferred, is fine-tuned yet: 03 with `-p student FOLDER`."]
     return Table("xatl-glue", tagged("GLUE after XATL", results.tag), data, {"": pd.DataFrame(shown)} if shown else {}, notes)

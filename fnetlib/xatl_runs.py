@@ -74,8 +74,14 @@ def setting(record: Record) -> tuple:
 
 
 def scored(records: Iterable[Record]) -> list[Record]:
-    """The students' runs that ended with a held-out loss."""
-    return [r for r in records if r.model != "bert" and r.metrics and r.metrics.headline.last is not None]
+    """The students' runs that were held out at their end, diverged ones too."""
+    return [r for r in records if r.model != "bert" and r.metrics and (r.metrics.headline.last is not None or r.status == "diverged")]
+
+
+def final_loss(record: Record) -> float:
+    """Held-out loss in nats after the last step; infinite where the run has diverged, so that its learning rate counts as tried."""
+    last = record.metrics.headline.last
+    return math.inf if last is None else last
 
 
 def compared(records: Iterable[Record]) -> list[Record]:
@@ -94,7 +100,7 @@ def compared(records: Iterable[Record]) -> list[Record]:
 @once
 def students(results: Results) -> pd.DataFrame:
     """One row a run of a student that was trained from scratch too, on the same batches for as many steps: model, arm, teacher,
-    learning_rate, seed, steps, tokens, loss (nats), unigram, s_per_step (alone on `gpu`, one for all runs of a model; None if no
+    learning_rate, seed, steps, tokens, loss (nats, infinite where it diverged), unigram, s_per_step (alone on `gpu`, one for all runs of a model; None if no
     run measured that), clear, and the record.
 
     teacher: whose weights it starts with, empty from scratch. clear: whether the final loss is below what token frequencies
@@ -108,7 +114,7 @@ def students(results: Results) -> pd.DataFrame:
         teacher = "" if name == FROM_SCRATCH or r.teacher is None else r.teacher.name
         rows.append({"model": r.model, "arm": name, "teacher": teacher, "learning_rate": r.params["learning_rate"], "seed": r.seed,
                      "steps": r.timing["steps"], "tokens": r.metrics.history[-1]["tokens"],
-                     "loss": r.metrics.headline.last, "unigram": r.metrics.validation.get("unigram_loss"),
+                     "loss": final_loss(r), "unigram": r.metrics.validation.get("unigram_loss"),
                      "s_per_step": _pace(r, gpu, records), "gpu": gpu, "record": r})
     frame = pd.DataFrame(rows, columns=["model", "arm", "teacher", "learning_rate", "seed", "steps", "tokens", "loss", "unigram",
                                         "s_per_step", "gpu", "record"])
@@ -156,7 +162,7 @@ def speedups(results: Results) -> pd.DataFrame:
     is there first; `at_least`: one is there at its first evaluation, so that it may be more; `at_start`: before any step;
     `equal_speedup`, `equal_at_least`: by runs of as many steps as the from-scratch one;
     `seconds_speedup`: the same in seconds alone on the device, where both paces are known; `loss`, `edge`: of the arm's best
-    run of as many steps; `gain`: its final loss below the other's, in nats. None where the arm has no such run.
+    run of as many steps; `tried`: learning rates of these; `gain`: its final loss below the other's, in nats. None where the arm has no such run.
     """
     frame, rows = students(results), []
     best = best_rates(frame)
@@ -165,46 +171,57 @@ def speedups(results: Results) -> pd.DataFrame:
         rows += [{"arm": name, "teacher": teacher, **_against(scratch, part), **_equal(scratch, part)}
                  for (name, teacher), part in rivals.groupby(["arm", "teacher"], sort=False)]
     return pd.DataFrame(rows, columns=["model", "arm", "teacher", "seed", "steps", "tokens", "scratch_rate", "scratch_loss", "unigram",
-                                       "clear", "learned", "scratch_edge", "speedup", "at_least", "at_start", "seconds_speedup", "equal_speedup", "equal_at_least", "rate", "loss",
+                                       "clear", "learned", "scratch_edge", "speedup", "at_least", "at_start", "seconds_speedup", "equal_speedup", "equal_at_least", "rate", "tried", "loss",
                                        "edge", "gain"])
 
 
 def _against(scratch: Any, part: pd.DataFrame) -> dict[str, Any]:
     """A from-scratch run, a row of `best_rates`, and how much sooner the runs of one arm are at its loss."""
-    curves = [(held_out(r.record, "step"), r.s_per_step) for r in part.itertuples()]
-    reached = [(at, points, pace) for points, pace in curves if (at := crossing(points, scratch.loss)) is not None]
+    reached = _reached(scratch.loss, part)
     seconds = [at * pace for at, _, pace in reached if pd.notna(pace)]
-    first = min(reached, key=lambda found: found[0], default=None)
     return {"model": scratch.model, "seed": scratch.seed, "steps": scratch.steps, "tokens": scratch.tokens,
             "scratch_rate": scratch.learning_rate, "scratch_loss": scratch.loss, "unigram": scratch.unigram,
             "clear": bool(scratch.clear), "learned": bool(scratch.learned), "scratch_edge": scratch.edge,
-            "speedup": scratch.steps / first[0] if first else None,
-            "at_least": bool(first) and at_first_evaluation(first[1], scratch.loss),
+            **_first(scratch, reached),
             "at_start": any(points[0][1] <= scratch.loss for _, points, _ in reached),
             "seconds_speedup": scratch.steps * scratch.s_per_step / min(seconds)
             if seconds and pd.notna(scratch.s_per_step) else None}
+
+
+def _reached(loss: float, part: pd.DataFrame) -> list[tuple[float, list[tuple[float, float]], float | None]]:
+    """(step at which it reaches a loss, its curve, seconds a step) of each run that does."""
+    curves = [(held_out(r.record, "step"), r.s_per_step) for r in part.itertuples()]
+    return [(at, points, pace) for points, pace in curves if (at := crossing(points, loss)) is not None]
+
+
+def _first(scratch: Any, reached: list[tuple]) -> dict[str, Any]:
+    """The speed-up of the run that is there first."""
+    first = min(reached, key=lambda found: found[0], default=None)
+    return {"speedup": scratch.steps / first[0] if first else None,
+            "at_least": bool(first) and at_first_evaluation(first[1], scratch.loss)}
 
 
 def _equal(scratch: Any, part: pd.DataFrame) -> dict[str, Any]:
     """The arm's best run of as many steps as the from-scratch one; nothing if it has none."""
     equal = part[part["steps"] == scratch.steps]
     if equal.empty:
-        return {"equal_speedup": None, "equal_at_least": False, "rate": None, "loss": None, "edge": "", "gain": None}
-    best, by_steps = equal.loc[equal["loss"].idxmin()], _against(scratch, equal)
-    return {"equal_speedup": by_steps["speedup"], "equal_at_least": by_steps["at_least"], "rate": best["learning_rate"], "loss": best["loss"], "edge": edge(equal["learning_rate"], best["learning_rate"]),
+        return {"equal_speedup": None, "equal_at_least": False, "rate": None, "tried": 0, "loss": None, "edge": "", "gain": None}
+    best, sooner = equal.loc[equal["loss"].idxmin()], _first(scratch, _reached(scratch.loss, equal))
+    return {"equal_speedup": sooner["speedup"], "equal_at_least": sooner["at_least"], "rate": best["learning_rate"],
+            "tried": equal["learning_rate"].nunique(), "loss": best["loss"], "edge": edge(equal["learning_rate"], best["learning_rate"]),
             "gain": scratch.loss - best["loss"]}
 
 
 def headline(data: pd.DataFrame) -> pd.DataFrame:
     """The rows of `speedups` that the report leads with: the transferred arm, one teacher a (student, budget).
 
-    Of several teachers the one with a run of as many steps; of those the one with the most such runs, so that budgets
-    compare; then by name. Never a mean over teachers.
+    Of several teachers the one with a run of as many steps; of those the one whose arm tried most learning rates, then the one with
+    the most such runs, so that budgets compare; then by name. Never a mean over teachers.
     """
     plain = data[data["arm"] == TRANSFERRED]
     equal = plain[plain["loss"].notna()]["teacher"].value_counts()
     first = sorted(set(plain["teacher"]), key=lambda name: (-equal.get(name, 0), natural(name)))
-    rank = plain["loss"].isna() * len(first) + plain["teacher"].map(first.index)
+    rank = -plain["tried"].astype(int) * len(first) + plain["teacher"].map(first.index)  # no run of as many steps: no rate tried
     return plain.loc[[part.idxmin() for _, part in rank.groupby([plain["model"], plain["seed"], plain["steps"]], sort=False)]]
 
 

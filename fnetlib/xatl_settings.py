@@ -18,8 +18,7 @@ from .records import Record
 from .results import Results, model_key, once, tagged
 from .tables import Table, number
 from .xatl_runs import (
-    CLEAR, FROM_SCRATCH, LEARNED, TRANSFERRED, arm, at_first_evaluation, compared, crossing, headline, held_out, scored, setting, speedups,
-    times,
+    CLEAR, FROM_SCRATCH, LEARNED, TRANSFERRED, arm, at_first_evaluation, compared, crossing, final_loss, headline, held_out, scored, setting, speedups, times,
 )
 
 WORDS = {"layers": "{} layers", "batch_size": "batch {}", "shortest": "{} to {} tokens", "warmup": "warm-up {:.0%}"}
@@ -39,7 +38,7 @@ def frame(results: Results) -> pd.DataFrame:
     usual = {name: pd.Series([r.params.get(name) or 0 for r in runs], dtype=float).mode().get(0) for name in WORDS}
     rows = []
     for r in runs:
-        loss, unigram = r.metrics.headline.last, r.metrics.validation.get("unigram_loss")
+        loss, unigram = final_loss(r), r.metrics.validation.get("unigram_loss")
         below = None if unigram is None else unigram - loss
         rows.append([r.model, in_words(r, usual), r.params["learning_rate"], r.seed, r.timing["steps"], r.metrics.history[-1]["tokens"], loss,
                      below, below is not None and below > LEARNED, *_sooner(r, records, leading), r])
@@ -66,13 +65,13 @@ def _sooner(scratch: Record, records: list[Record], leading: dict[tuple, Any]) -
     """
     if (row := leading.get((setting(scratch), scratch.timing["steps"]))) is not None:
         return row.speedup, bool(row.at_least), f"`{row.teacher}`" if pd.notna(row.speedup) else ""
-    loss = scratch.metrics.headline.last
+    loss = final_loss(scratch)
     inherited = [r for r in records if arm(r) == TRANSFERRED and setting(r)[1:] == setting(scratch)[1:]]  # whatever the recipe
     own = [r for r in inherited if r.model == scratch.model] or [r for r in inherited if r.model == STAND_IN]
     reached = [(at, r) for r in own if (at := crossing(held_out(r, "step"), loss)) is not None]
     if not reached:
-        nearest = min(own, key=lambda r: r.metrics.headline.last, default=None)
-        return None, False, "" if nearest is None else f"not reached: {_run(nearest, scratch)} ends at {number(nearest.metrics.headline.last)}"
+        nearest = min(own, key=final_loss, default=None)
+        return None, False, "" if nearest is None else f"not reached: {_run(nearest, scratch)} ends at {number(final_loss(nearest))}"
     at, first = min(reached, key=lambda found: found[0])
     return scratch.timing["steps"] / at, at_first_evaluation(held_out(first, "step"), loss), _run(first, scratch)
 

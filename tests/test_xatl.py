@@ -8,7 +8,7 @@ from factories import finetune_record, fingerprint, student_record
 from factories import results_of as results_of_records
 from matplotlib import pyplot as plt
 
-from fnetlib import xatl, xatl_arms, xatl_runs
+from fnetlib import xatl, xatl_arms, xatl_runs, xatl_settings
 from fnetlib.records import Parameters, Teacher
 
 
@@ -219,6 +219,20 @@ def test_arms_stand_beside_the_transferred_one_of_their_teacher(arms):
     assert list(xatl_arms.compare(arms)["steps"].unique()) == [100]
 
 
+def test_arms_of_another_teacher_stand_in_the_notes(tmp_path):
+    lit = {"freeze": "embeddings", "lit_patience": 1, "start": 7.0}
+    results = results_of(tmp_path, [
+        line(end=5.0, groups="none"), line(end=3.0, start=7.0), line(end=4.0, start=7.0, learning_rate=3e-3),
+        frozen(line(end=2.8, lit_threshold=0.01, **lit), 500, 25), frozen(line(end=3.9, lit_threshold=0.005, learning_rate=3e-3, **lit), 500, 50),
+        *(taught(record, "second") for record in (line(end=3.1, start=7.0), frozen(line(end=3.0, lit_threshold=0.005, **lit), 500, 50)))])
+    assert xatl_arms.elsewhere(results) == [
+        "`fnet` transferred, LIT freezes embeddings (0.005, 1) 3.000 against 3.100 (−0.100; `second`, 0.0005)"]
+    assert "From another teacher, against its own transferred student at the same rate: `fnet` transferred, LIT" in xatl.arms(results).markdown()
+    freezing = xatl.sentences(results)[1]  # a best rate that the transferred student does not have is no verdict
+    assert "embeddings [0.01, 1] −0.200" in freezing and "helps with embeddings [0.01, 1] and hurts with none" in freezing
+    assert "(embeddings [0.005, 1]: no run here at the transferred student's rate, 0.0005)" in freezing
+
+
 def test_what_the_preset_plans_and_lacks_is_named(tmp_path):
     second = "minilm-mlm-4000-seed1"
     results = results_of(tmp_path, [line(steps=600, groups="none"), *(taught(record, second) for record in (
@@ -315,7 +329,53 @@ def test_glue_shows_each_teacher_and_says_where_the_arms_differ(tmp_path):
     text = xatl.glue(results).markdown()
     assert "| minilm | 0.560 ± 0.014 (2) | 0.600 ± – (1) |" in text
     assert "| second (from scratch: minilm) | 0.560 ± 0.014 (2) | 0.700 ± 0.000 (2) | +0.140 [+0.130, +0.150] | 1, 1 |" in text  # the seeds of both
-    assert xatl.entries(results)["fnet"]["gain_rte"] == {"1x": 0.04}  # of the teacher that its other figures are from
+    assert xatl.entries(results)["fnet"]["gain_rte"] == {"1x": 0.14}  # one seed of the teacher that its other figures are from says less
+
+
+def test_glue_of_the_teacher_of_the_other_figures_comes_first(tmp_path):
+    ours, second = line(end=3.0), taught(line(end=3.5), "second")
+    runs = [taught(finetune_record("rte", "fnet", seed, score, training="x", minutes=0.8, student=student.run_id), student.teacher.name)
+            for student, score in ((ours, 0.6), (second, 0.7)) for seed in (1, 2)]
+    scratch = line(end=5.0, groups="none")
+    rivals = [finetune_record("rte", "fnet", seed, 0.5, training="y", minutes=0.8, student=scratch.run_id) for seed in (1, 2)]
+    assert xatl.entries(results_of(tmp_path, [scratch, ours, second, *runs, *rivals]))["fnet"]["gain_rte"] == {"1x": 0.1}
+
+
+def test_glue_marks_what_collapsed(tmp_path):
+    scratch, ours = line(end=5.0, groups="none"), line(end=3.0)
+
+    def tuned(student, seed, score, degenerate=False):
+        return finetune_record("rte", "fnet", seed, score, training="x", minutes=0.8, student=student.run_id, degenerate=degenerate)
+
+    results = results_of(tmp_path, [scratch, ours, tuned(scratch, 1, 0.5), tuned(scratch, 2, 0.52), tuned(ours, 1, 0.6), tuned(ours, 2, 0.0, True),
+                                    tuned(ours, 3, 0.0, True)])
+    row, = xatl.glue_gains(results).itertuples()
+    assert (row.scratch_collapsed, row.transferred_collapsed) == (0, 1)  # of the seeds that both have
+    text = xatl.glue(results).markdown()
+    assert "(2)† |" in text and "†" not in text.split("(2)† |")[0].split("| RTE")[1] and "RTE: 1 of 2 transferred." in text
+
+
+def test_of_several_teachers_the_one_with_most_rates_leads(tmp_path):
+    results = results_of(tmp_path, [
+        line(end=5.0, groups="none"), line(end=4.0, steps=200, groups="none"), line(end=3.0, learning_rate=1e-3), line(end=2.5, steps=200),
+        *(taught(line(end=end, learning_rate=rate), "second") for end, rate in ((3.2, 1e-4), (3.1, 3e-4), (3.3, 1e-3)))])
+    shown = {r.steps: (r.teacher, r.tried, r.edge) for r in xatl_runs.headline(xatl_runs.speedups(results)).itertuples()}
+    assert shown == {100: ("second", 3, ""), 200: ("minilm", 1, "only rate")}
+
+
+def test_a_rate_at_which_a_run_diverges_was_tried(tmp_path):
+    gone = line(end=5.0, groups="none", learning_rate=3e-3)
+    lost = {"headline": gone.metrics.headline.model_copy(update={"last": None}),
+            "history": [{**entry, "eval_loss": None if entry["step"] else entry["eval_loss"]} for entry in gone.metrics.history]}
+    gone = gone.model_copy(update={"status": "diverged", "metrics": gone.metrics.model_copy(update=lost)})
+    results = results_of(tmp_path, [line(end=6.0, groups="none", learning_rate=1e-4), line(end=5.0, groups="none", learning_rate=1e-3), gone, line(end=3.0)])
+    row, = xatl_runs.headline(xatl_runs.speedups(results)).itertuples()
+    assert (row.scratch_loss, row.scratch_edge, row.gain) == (5.0, "", 2.0)
+    assert "| 6.000 | **5.000** | diverged |" in xatl.rates(results).markdown().replace(" – |", "")
+    settings = xatl_settings.table(results).markdown()
+    assert "| 0.001 of 0.0001, 0.001, 0.003 | 5.000 |" in settings
+    for figure in (xatl.curves(results), xatl.arm_curves(results), xatl_settings.curves(results)):
+        plt.close(figure)
 
 
 def test_without_students_it_says_how_to_make_them(tmp_path):
