@@ -78,14 +78,14 @@ def _finish(figure: Figure, title: str, names: Iterable[str] = (), handles: list
 
 
 def _place(axis: Axes, points: Iterable[tuple[float, float, float, str, str]]) -> None:
-    """Names beside their points, each at the nearest place that is free of points, bars and other names."""
+    """Names beside their points, each at the nearest place that is free of points, bars and other names; a point may have none."""
     points, dot, frame = list(points), axis.figure.dpi / 72, axis.get_window_extent()
     taken = []
     for x, y, spread, *_ in points:
         (px, low), (_, middle), (_, high) = axis.transData.transform([(x, y - spread), (x, y), (x, y + spread)])
         taken += [Bbox.from_extents(px - 4 * dot, middle - 4 * dot, px + 4 * dot, middle + 4 * dot),
                   Bbox.from_extents(px - dot, low, px + dot, high)]
-    for x, y, _, name, ink in sorted(points, key=lambda point: " min" in point[3]):
+    for x, y, _, name, ink in sorted((point for point in points if point[3]), key=lambda point: " min" in point[3]):
         text = axis.annotate(name, (x, y), xytext=(0, 0), textcoords="offset points", fontsize=7, color=ink, ha="center", va="center",
                              in_layout=False, zorder=4, path_effects=[withStroke(linewidth=2, foreground="white")])
         box, best = text.get_window_extent(), None

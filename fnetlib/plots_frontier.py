@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import re
 import textwrap
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from .params import parse_shape
 from .plots import _empty, _fill, _finish, _panels, _place, colour
 from .recovery import FEWEST_PAIRS, is_placement
 from .results import GROUP, Results, cells, metric_title, model_key, recipe_of, tagged, task_title
@@ -18,12 +20,14 @@ from .tables_speed import SUMMARISED, beside_bert, main_shape, on_one_device
 
 RECIPES = ("tuned_plain", "tuned")  # without either, the first recipe that there is
 LENGTH = 512  # tokens
+SAME_SPEED = 0.98  # of another model's speed; blocks of one model differ by as much
 PLACED = re.compile(r"hybrid-at((?:-\d+)+)")
 
 
 def frontier(results: Results, length: int = LENGTH) -> Figure:
     """Score against training speed at so many tokens, or the nearest length that was measured; one panel a task, every model with
-    both; up and right is better. Of the placements of a hybrid's attention, which are all as fast, the best by its scores."""
+    both; up and right is better, and what none beats is named. Of the placements of a hybrid's attention, which are all as
+    fast, the best by its scores."""
     title = tagged("Quality against training speed", results.tag)
     table = cells(results.primary)
     groups = _chosen(table[table["n"] > 0])
@@ -38,8 +42,9 @@ def frontier(results: Results, length: int = LENGTH) -> Figure:
     points = [_draw(axis, part, ratios) for axis, part in zip(axes, shown)]
     without = sorted(models - set(ratios), key=model_key)
     placed = "in I, J: attention kept in these layers; " * any(part["label"].map(is_placement).any() for part in shown)
-    _finish(figure, f"{title}\n{textwrap.fill(_where(speeds), 90)}\nscores: mean ± standard deviation; {placed}up and right is better",
-            handles=_marks(any(part["n"].lt(FEWEST_PAIRS).any() for part in shown)))
+    names = {_as_fast_as(label) for part in shown for label in part["label"]}
+    _finish(figure, f"{title}\n{textwrap.fill(_where(speeds), 90)}\nscores: mean ± standard deviation; {placed}named: beaten by none{_depths(results, speeds)}",
+            names, handles=_marks(shown))
     if without:
         figure.legends[0].set_title(textwrap.fill(f"Not shown, for their speed was not measured: {', '.join(without)}.", 110), prop={"size": 8})
     figure.draw_without_rendering()  # labels are placed where the points end up
@@ -97,16 +102,30 @@ def _where(speeds: pd.DataFrame) -> str:
     return f"speed: {first['shape']}, {first['length']} tokens, {SUMMARISED[first['where']]}, {first['device_name']}; mode {modes}"
 
 
+def _depths(results: Results, speeds: pd.DataFrame) -> str:
+    """Where speeds are of more or fewer layers than scores: that a hybrid's K layers are not the same share of them."""
+    depths = {len(record.params["recipe"]["mixers"]) for record in results.finetune.record if "mixers" in record.params.get("recipe", {})}
+    layers = parse_shape(speeds["shape"].iloc[0])[0]
+    if not speeds["model"].str.startswith("hybrid").any() or not depths - {layers}:
+        return ""
+    return f"\na hybrid-K keeps K of {layers} layers where its speed is measured, of {' or '.join(map(str, sorted(depths)))} where its scores are: as large a share would be {'slower' if layers > max(depths) else 'faster'}"
+
+
 def _draw(axis: Axes, group: pd.DataFrame, ratios: dict[str, float]) -> list[tuple[float, float, float, str, str]]:
-    """The points of a panel; returns (x, y, spread, name, colour) of each."""
+    """The points of a panel and the line of the best; returns (x, y, spread, name, colour) of each point, the name empty where it is not
+    among the best."""
     points, group = [], group.assign(model=group["label"].map(_as_fast_as), minutes=group["label"].map(_minutes))
-    for model, part in group.sort_values("minutes").groupby("model", sort=False):
-        axis.plot([ratios[model]] * len(part), part["mean"].astype(float), color=colour(model), lw=0.8, alpha=0.6, zorder=1)
-        for i, cell in enumerate(part.itertuples()):
-            spread = 0.0 if pd.isna(cell.sd) else cell.sd
-            axis.errorbar(ratios[model], cell.mean, yerr=spread, marker="o", ms=_size(cell.n), color=colour(model), mfc=_fill(cell.label), elinewidth=0.8)
-            name = cell.label if (i == 0 or not cell.minutes) and not is_placement(cell.label) else _budget(cell.label)
-            points.append((ratios[model], cell.mean, spread, name, colour(model)))
+    group = group.assign(speed=group["model"].map(ratios).astype(float), mean=group["mean"].astype(float))
+    best = _best(group)
+    edge = group.loc[best].sort_values("speed")
+    axis.plot(edge["speed"], edge["mean"], color="#777777", lw=0.8, zorder=0)
+    for model, part in group.groupby("model", sort=False):
+        axis.plot(part["speed"], part["mean"], color=colour(model), lw=0.8, alpha=0.6, zorder=1)
+    for cell in group.itertuples():
+        spread, ink = 0.0 if pd.isna(cell.sd) else cell.sd, colour(cell.model)
+        axis.errorbar(cell.speed, cell.mean, yerr=spread, marker=_marker(cell.label), ms=_size(cell.n), color=ink, mfc=_fill(cell.label),
+                      elinewidth=0.6, alpha=1 if cell.Index in best else 0.7)
+        points.append((cell.speed, cell.mean, spread, _name(cell) if cell.Index in best else "", ink))
     axis.axhline(group["chance"].dropna().max(), color="#777777", lw=1, ls="--", zorder=0)
     bert = group[group["label"] == "bert"]["mean"]
     if len(bert):
@@ -118,12 +137,31 @@ def _draw(axis: Axes, group: pd.DataFrame, ratios: dict[str, float]) -> list[tup
     return points
 
 
+def _best(group: pd.DataFrame) -> list[Any]:
+    """Index of the points that no other beats: a better score at no less speed, where a hundredth or two is none."""
+    return [cell.Index for cell in group.itertuples()
+            if not ((group["mean"] > cell.mean) & (group["speed"] >= SAME_SPEED * cell.speed)).any()]
+
+
+def _name(cell: Any) -> str:
+    """`fnet`, or where it was adapted `fnet, 2 min`."""
+    return f"{cell.model}, {_budget(cell.label)}" if cell.minutes else cell.label
+
+
+def _marker(label: str) -> str:
+    return "^" if "+task" in label else "o"
+
+
 def _size(seeds: int) -> float:
     return 6 if seeds >= FEWEST_PAIRS else 3.5
 
 
-def _marks(few: bool) -> list[Line2D]:
-    small = [Line2D([], [], color="#555555", marker="o", ls="", ms=_size(1), label=f"fewer than {FEWEST_PAIRS} seeds")] * few
-    return [*small, Line2D([], [], color="#555555", marker="o", ls="", ms=6, label="from the teacher"),
-            Line2D([], [], color="#555555", marker="o", ls="", ms=6, mfc="white", label="after minutes of adaptation"),
+def _marks(shown: list[pd.DataFrame]) -> list[Line2D]:
+    """What the markers mean, of those that are there."""
+    cells = pd.concat(shown)
+    kinds = [("o", 6, "#555555", "from the teacher", True), ("o", 6, "white", "after minutes of adaptation", True),
+             ("^", 6, "white", "and its task distilled", cells["label"].str.contains("+task", regex=False).any()),
+             ("o", _size(1), "#555555", f"fewer than {FEWEST_PAIRS} seeds", cells["n"].lt(FEWEST_PAIRS).any())]
+    marks = [Line2D([], [], color="#555555", marker=marker, ls="", ms=size, mfc=fill, label=word) for marker, size, fill, word, there in kinds if there]
+    return [*marks, Line2D([], [], color="#777777", lw=0.8, label="beaten by none"),
             Line2D([], [], color="#000000", lw=1, ls=":", label="BERT"), Line2D([], [], color="#777777", lw=1, ls="--", label="chance")]

@@ -132,41 +132,51 @@ def _share(row: Any) -> str:
 
 
 def figure(results: Results) -> Figure:
-    """Recovery against minutes, a panel a task, of the recipe and teacher with most adapted students beside a BERT: mean and paired
-    interval of every student but the placements, BERT as it is at 1. Where no group has a BERT, scores (mean ± sd) of all."""
+    """Recovery against minutes, a column a task, of the recipe and teacher with most adapted students beside a BERT: mean and paired
+    interval of every student that was adapted but the placements, BERT as it is at 1; students with something added to the plain transform in
+    a row of their own. Where no group has a BERT, scores (mean ± sd) of all."""
     data = frame(results)
     if data.empty:
         return _empty(tagged("Recovery by minutes of adaptation", results.tag), "no student was adapted before its task")
     share = bool(data["recovery"].notna().any())
     title = tagged("Recovery by minutes of adaptation: share of BERT's lead over chance" if share
                    else "Score by minutes of adaptation (mean ± sd over seeds)", results.tag)
-    groups = [(key, group) for key, group in data.groupby([*GROUP, "task"], sort=False, dropna=False)
-              if group["recovery"].notna().any() or not share]  # the others compare objectives
-    if share:
-        groups = [(key, group) for key, group in groups if key[:2] == _most_adapted(data)]
-    made, axes = _panels(len(groups), 3, height=3.0)
-    for axis, ((training, teacher, _), group) in zip(axes, groups):
-        for model, part in group[~group["model"].map(is_placement)].groupby("model", sort=False):
-            ways = sorted(set(zip(part["method"], part["own"])) - {("", "")}) or [("", "")]
-            for method, own in ways:
-                line = part[part["method"].eq(method) & part["own"].eq(own)]
-                before = method.split("task")[0].rstrip("+") if task_is_distilled(method) else ""
-                start = part[part["method"].eq(before) & part["own"].eq("") & part["minutes"].isin(line["before"] if before else [0])]
-                _line(axis, pd.concat([start, line[~line.index.isin(start.index)]]).sort_values("minutes"), model, method, share)
-        axis.axhline(1 if share else group["chance"].dropna().max(), color="#000000" if share else "#777777", lw=1,
-                     ls=":" if share else "--", zorder=0)
-        axis.set_title(f"{title_of(group.iloc[0])}\n{training}, {str(teacher).split('/')[-1]}", fontsize=9)
-        axis.set(xlabel="minutes alone on the GPU", ylabel="recovery" if share else metric_title(group["metric"]))
-        axis.margins(x=0.08)
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-    methods = [method for _, group in groups for method in group["method"]]
+    groups = [group for key, group in data.groupby([*GROUP, "task"], sort=False, dropna=False)
+              if group["recovery"].notna().any() and key[:2] == _most_adapted(data) or not share]  # the others compare objectives
+    adapted = {model for group in groups for model in group["model"][group["minutes"] > 0] if not is_placement(model)} - {"bert"}
+    added = {model for model in adapted if "+" in model}
+    rows = [models for models in (adapted - added, added) if models] or [set()]
+    made, axes = _panels(len(groups) * len(rows), len(groups) if len(rows) > 1 else 3, height=3.0)
+    for i, axis in enumerate(axes):
+        _panel(axis, groups[i % len(groups)], rows[i // len(groups)] | {"bert"}, share)
+    line = plt.Line2D([], [], color="#000000" if share else "#777777", lw=1, ls=":" if share else "--", label="BERT" if share else "chance")
+    shown = adapted | {"bert"} & {model for group in groups for model in group["model"]}
+    return _finish(made, title, shown, handles=[*_marks(pd.concat(groups), share), line])
+
+
+def _panel(axis: Any, group: pd.DataFrame, models: set[str], share: bool) -> None:
+    for model, part in group[group["model"].isin(models)].groupby("model", sort=False):
+        ways = sorted(set(zip(part["method"], part["own"])) - {("", "")}) or [("", "")]
+        for method, own in ways:
+            line = part[part["method"].eq(method) & part["own"].eq(own)]
+            before = method.split("task")[0].rstrip("+") if task_is_distilled(method) else ""
+            start = part[part["method"].eq(before) & part["own"].eq("") & part["minutes"].isin(line["before"] if before else [0])]
+            _line(axis, pd.concat([start, line[~line.index.isin(start.index)]]).sort_values("minutes"), model, method, share)
+    axis.axhline(1 if share else group["chance"].dropna().max(), color="#000000" if share else "#777777", lw=1,
+                 ls=":" if share else "--", zorder=0)
+    axis.set_title(f"{title_of(group.iloc[0])}\n{group['training'].iloc[0]}, {str(group['teacher'].iloc[0]).split('/')[-1]}", fontsize=9)
+    axis.set(xlabel="minutes alone on the GPU", ylabel="recovery" if share else metric_title(group["metric"]))
+    axis.margins(x=0.08)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+
+
+def _marks(data: pd.DataFrame, share: bool) -> list[plt.Line2D]:
+    """What the markers mean, of those that are there."""
     marks = [plt.Line2D([], [], color="#555555", marker=marker, ls=dashes, ms=5, label=word) for marker, dashes, there, word in (
         ("o", "-", lambda method: method.startswith("distill"), "distilled"), ("s", "-", lambda method: method.startswith("mlm"), "masked-LM"),
-        ("^", "--", task_is_distilled, "and its task distilled")) if any(map(there, methods))]
-    line = plt.Line2D([], [], color="#000000" if share else "#777777", lw=1, ls=":" if share else "--", label="BERT" if share else "chance")
-    if share and data["pairs"].lt(FEWEST_PAIRS).any():
-        marks.append(plt.Line2D([], [], color="#555555", marker="o", ls="", ms=5, markerfacecolor="white", label=f"fewer than {FEWEST_PAIRS} seeds"))
-    return _finish(made, title, [model for _, group in groups for model in group["model"] if not is_placement(model)], handles=[*marks, line])
+        ("^", "--", task_is_distilled, "and its task distilled")) if data["method"].map(there).any()]
+    few = bool(share and data["pairs"].lt(FEWEST_PAIRS).any())
+    return marks + [plt.Line2D([], [], color="#555555", marker="o", ls="", ms=5, markerfacecolor="white", label=f"fewer than {FEWEST_PAIRS} seeds")] * few
 
 
 def _line(axis: Any, line: pd.DataFrame, model: str, method: str, share: bool) -> None:

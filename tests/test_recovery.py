@@ -249,6 +249,17 @@ def test_other_ways_have_a_sentence_of_their_own(tmp_path):
     assert "(n=3, 5 minutes) if the task is distilled too" in answer.lines(results)[0]
 
 
+def test_what_is_added_to_the_transform_has_a_row_of_its_own(tmp_path):
+    records = [*runs("bert", 0.885), *runs("fnet", 0.6), *runs("fnet", 0.65, minutes=2), *runs("fnet+gated", 0.7, minutes=2), *runs("fnet-naive", 0.5)]
+    figure = recovery.figure(results_of(tmp_path, records))
+    plain, added = [axis for axis in figure.axes if axis.get_visible()]
+    assert 2 in {x for line in plain.lines for x in line.get_xdata()} and plain.get_title() == added.get_title()
+    heights = [{round(float(y), 3) for line in axis.lines for y in line.get_ydata()} for axis in (plain, added)]
+    assert heights[0] - heights[1] and heights[1] - heights[0] and 1.0 in heights[0] & heights[1]  # BERT in both
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert {"bert", "fnet", "fnet+gated"} <= set(names) and "fnet-naive" not in names  # never adapted
+
+
 def test_the_figure_leaves_out_what_has_no_ceiling(tmp_path):
     """Screens of objectives have no BERT of their own; alone they are shown all the same."""
     screens = [finetune_record("cola", "hybrid-2", 1, 0.2, minutes=1, training="screen_mlm"),
