@@ -129,16 +129,17 @@ class Clean(BaseModel):
 
 
 class Readme(BaseModel):
-    """Write the generated parts of README.md from the records."""
+    """Write the generated parts of README.md and FINDINGS.md from the records."""
 
-    check: bool = Field(False, description="only say whether README is up to date (exit status 1 if not)")
+    check: bool = Field(False, description="only say whether they are up to date (exit status 1 if not)")
 
     def cli_cmd(self) -> None:
-        from .readme import update_readme
+        from .readme import PAGES, update_readme
 
-        stale = update_readme(find_root() / "README.md", find_root() / "results", check=self.check)
-        if self.check and stale:
-            raise ParameterError(f"README.md: not what the records give: {', '.join(stale)}; run python -m fnetlib readme")
+        for page in PAGES:
+            stale = update_readme(find_root() / page, find_root() / "results", check=self.check)
+            if self.check and stale:
+                raise ParameterError(f"{page}: not what the records give: {', '.join(stale)}; run python -m fnetlib readme")
 
 
 class Main(BaseSettings):

@@ -1,4 +1,4 @@
-"""The generated parts of README.md, and the findings in sentences."""
+"""The generated parts of README.md and FINDINGS.md, and the findings in sentences."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from .results import (
 )
 from .tables import bert_is_clear, mean_sd, number, went_wrong
 
+PAGES = ("README.md", "FINDINGS.md")
 BLOCK = re.compile(r"(<!-- generated:(?P<name>\S+) -->\n)(?P<body>.*?)(<!-- /generated -->)", re.DOTALL)
 
 
 Sentences = Callable[[Results], list[str]]
-FINDINGS: dict[str, list[Sentences]] = {  # README's sections that are sentences
+FINDINGS: dict[str, list[Sentences]] = {  # sections that are sentences
     "repair": [tables_repair.ablation_sentences], "xatl": [xatl.transferred_sentences, xatl_settings.sentences],
     "recovery": [recovery.main_sentences, tables_placement.sentences],
     "speed": [choice.sentences, tables_scaling.sentences, tables_throughput.sentences, tables_gpus.sentences],

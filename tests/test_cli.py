@@ -1,5 +1,6 @@
 """The command line: what the notebooks do, without a notebook; help that helps, errors in one line."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from factories import finetune_record
 
 from fnetlib.__main__ import main
 from fnetlib.params import FinetuneParams
-from fnetlib.readme import update_readme
+from fnetlib.readme import PAGES, update_readme
 from fnetlib.records import RecordStore
 
 ROOT = Path(__file__).parents[1]
@@ -70,5 +71,21 @@ def test_help_names_every_parameter(capsys):
     assert all(f"--{name.replace('_', '-')}" in shown for name in FinetuneParams.model_fields)
 
 
-def test_readmes_numbers_are_what_the_records_give():
-    assert update_readme(ROOT / "README.md", ROOT / "results", check=True) == []
+@pytest.mark.parametrize("page", PAGES)
+def test_generated_numbers_are_what_the_records_give(page):
+    assert update_readme(ROOT / page, ROOT / "results", check=True) == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    """Files and headings, as GitHub names them."""
+    def anchors(path):
+        titles = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
+        return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+    for link in re.findall(r"\]\(([^)\s]+)\)", (ROOT / page).read_text()):
+        if not link.startswith("http"):
+            path, _, heading = link.partition("#")
+            target = ROOT / (path or page)
+            assert target.exists(), link
+            assert not heading or heading in anchors(target), link
