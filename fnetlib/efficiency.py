@@ -35,7 +35,7 @@ from .config import OF_VALUES, FNetBertConfig, student_config
 from .contender import KINDS, Contender, Setting, attention_kernels, autocast
 from .mixers.folded import fourier_backend, matrices_of
 from .mixers.fourier import choose_backend
-from .params import LEAN, PADDED, PRECISIONS, EfficiencyParams, ParameterError, parse_shape
+from .params import LEAN, MODES, PADDED, PRECISIONS, EfficiencyParams, ParameterError, parse_shape
 from .peers import PEERS, peer_config
 from .provenance import code, environment, find_root, now
 from .records import Flops, Parameters, Record, RecordStore, make_run_id
@@ -95,7 +95,7 @@ def resolve_device(params: EfficiencyParams) -> tuple[str | None, str]:
             raise ParameterError(f"precisions: {precision!r} is not for this device ({device}); accepted here: "
                                  f"{', '.join(able)}")
     if device == "cpu" and "graphs" in params.modes.split(","):
-        raise ParameterError("modes: 'graphs' needs a GPU; on this CPU of: eager, compiled, layers, autotuned, lean, leaner")
+        raise ParameterError(f"modes: 'graphs' needs a GPU; on this CPU of: {', '.join(mode for mode in MODES if mode != 'graphs')}")
     return device, environment(device, "fp32")["device_name"]
 
 
