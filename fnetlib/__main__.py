@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -17,8 +18,6 @@ from .records import RecordError, RecordStore
 
 def _quiet() -> None:
     """stdout and stderr are for the command's own lines."""
-    import os
-
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     import transformers
 
@@ -37,8 +36,6 @@ class Adapt(AdaptParams):
     restore: bool = Field(False, description="True: a finished run whose model is gone is made again, and its record replaced")
 
     def cli_cmd(self) -> None:
-        import os
-
         _quiet()
         from .adapt import adapt, is_saved, prepare
 
@@ -89,17 +86,28 @@ class Onnx(BaseModel):
 
 
 class List(BaseModel):
-    """List the records of a results folder."""
+    """List the records of a results folder, all or those of a stage, a task, a model."""
 
     results: str = Field("results/minilm", description="folder with runs/")
+    stage: str = Field("", description="transfer, adapt, finetune or efficiency; empty: all")
+    task: str = Field("", description="GLUE task; empty: all")
+    model: str = Field("", description="recipe; empty: all")
 
     def cli_cmd(self) -> None:
         store = RecordStore(find_root() / self.results)
         frame = store.frame()
         if frame.empty:
             raise ParameterError(f"results: no records in {store.runs}")
+        for name in ("stage", "task", "model"):
+            if wanted := getattr(self, name):
+                known = sorted(frame[name].dropna().unique())
+                if wanted not in known:
+                    raise ParameterError(f"{name}: no record of {wanted!r} in {self.results}; there are: {', '.join(known)}")
+                frame = frame[frame[name] == wanted]
+        if frame.empty:
+            raise ParameterError(f"results: no records of all of these in {store.runs}")
         columns = ["stage", "task", "label", "training", "seed", "status", "metric", "last", "best", "run_id"]
-        print(frame[columns].rename(columns={"label": "model"}).to_string(index=False))
+        print(frame[columns].rename(columns={"label": "model"}).fillna("–").to_string(index=False))
 
 
 class Show(BaseModel):
@@ -174,6 +182,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (ParameterError, RecordError, SettingsError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except RuntimeError as error:  # runs that failed: their records say why, the others are done
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -46,6 +46,7 @@ HELD_OUT_SEQUENCES = 2048  # at most so many held-out sequences are scored
 EVALUATED_TOGETHER = 256  # sequences; the mean is over batches, so that losses of different batch sizes compare
 FORCED = "forced"  # marks the work of a run that is made again
 CHECKPOINT_MINUTES = 2.0  # of training between checkpoints, besides those at each quarter
+PACE_SHARE = 0.5  # of the minutes: at most so much time goes into measuring the pace, beside them
 EVALUATIONS = 20  # times that the held-out loss is taken during a run
 
 
@@ -81,7 +82,7 @@ def adapt(params: TransferParams, teacher: Teacher, student: PreTrainedModel, re
     if main_process:
         student.save_pretrained(folder)
         teacher.tokenizer.save_pretrained(folder)
-        model_card(record, folder.name, student.config).save(folder / "README.md")
+        model_card(record, folder.name, student.config, params.save).save(folder / "README.md")
         store.write(record, force=existing is not None)
         (folder / "record.json").write_text(json.dumps({"run_id": run_id}) + "\n")  # last: the folder is whole
         shutil.rmtree(work, ignore_errors=True)
@@ -93,14 +94,17 @@ def is_saved(params: TransferParams) -> bool:
     return bool(params.save) and (find_root() / params.save / "model.safetensors").is_file()
 
 
-def adapt_model(teacher: str, model: str, save: str, *, minutes: float, text: str = "auto", how: str = "distill",
+def adapt_model(teacher: str, model: str, save: str, *, minutes: float = 0, text: str = "auto", how: str = "distill",
                 **options: Any) -> Record:
     """Swap a teacher's attention by a recipe, train on for so many minutes with text, and save the model in a folder.
 
     teacher: Hub name, folder, or minilm; text: hub, or folders of parquet files with a column `text`, whose own sentences then measure
     gains, filters and gates, too (`auto`: those of the GLUE task `task`, as the presets' students); how: distill or mlm; options: any
-    of AdaptParams. Raises ParameterError, one line, on a value that is not accepted. Auto classes load the folder.
+    of AdaptParams, `steps` or `tokens` in place of minutes among them (on a CPU minutes are few steps). Raises ParameterError, one line, on a
+    value that is not accepted. Auto classes load the folder.
     """
+    if not minutes and not {"steps", "tokens"} & set(options):
+        raise ParameterError("minutes: no budget is given; one of: minutes, steps, tokens")
     params = AdaptParams.parse({"teacher": teacher, "model": model, "save": save, "minutes": minutes, "text": text,
                                 "adapt": how, **options})
     return adapt(params, *prepare(params))
@@ -167,6 +171,8 @@ def _steps_within(params: TransferParams, teacher: Teacher, student: PreTrainedM
     if kept.is_file() and (not params.force or (work / FORCED).exists()):
         return json.loads(kept.read_text())
     trainer, _, _ = make_trainer(params, 2 * Pace.WARMUP, teacher, copy.deepcopy(student), text, work / "pace", pace=True)
+    if trainer.is_world_process_zero():
+        say(f"adapt / {params.model} / {params.adapt} / {params.minutes:g} minutes: measuring the pace over at most {2 * Pace.WARMUP} steps")
     trainer.train()
     steps_per_s = next(c for c in trainer.callback_handler.callbacks if isinstance(c, Pace)).steps_per_s
     steps, = broadcast_object_list([max(1, int(60 * params.minutes * steps_per_s))])  # each process timed its own
@@ -207,9 +213,12 @@ def make_trainer(params: TransferParams, steps: int, teacher: Teacher, student: 
     with arguments.main_process_first(desc="packing the text"):
         train = pack(text.train, teacher.tokenizer, params.length)
         held_out = pack(text.held_out, teacher.tokenizer, params.length)
-    if len(train) < params.batch_size or not len(held_out):
+    if len(train) < params.batch_size:
         raise ParameterError(f"text: {len(train)} sequences of {params.length} tokens are fewer than a batch of "
-                             f"{params.batch_size}")
+                             f"{params.batch_size}; give more text, or a smaller batch_size")
+    if not len(held_out):
+        raise ParameterError(f"text: the {len(text.held_out)} documents that are held out do not fill one sequence of {params.length} tokens; "
+                             "give more text, or a smaller length")
     train = train.select(range(len(train) - len(train) % params.batch_size))  # whole batches: one shape to compile
     clock = Clock(work / "clock.json")
     plain = distils and params.logits_weight == 0
@@ -230,8 +239,10 @@ def make_trainer(params: TransferParams, steps: int, teacher: Teacher, student: 
                 batch |= masking([{"input_ids": ids} for ids in batch["input_ids"]])
         return {name: batch[name] for name in ("input_ids", "token_type_ids", "labels") if name in batch}  # no padding
 
+    # Several processes must make as many steps as each other: no clock of its own may stop one of them.
+    timed = Pace(most_seconds=60 * params.minutes * PACE_SHARE if arguments.world_size == 1 else None)
     common = {"args": arguments, "train_dataset": train, "eval_dataset": masked_once(held_out, masking),
-              "processing_class": teacher.tokenizer, "callbacks": [Pace()] if pace else [clock], "data_collator": collate}
+              "processing_class": teacher.tokenizer, "callbacks": [timed] if pace else [clock], "data_collator": collate}
     if not pace and arguments.world_size == 1:  # several processes would have to agree on the step; before the clock, which
         common["callbacks"].insert(0, TimedCheckpoint(CHECKPOINT_MINUTES))  # looks whether this one is saved
     model = student.bert if plain else student

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from . import recovery, tables_glance
 from .results import Results, footnotes, where
 from .tables import number
@@ -19,7 +21,8 @@ LENGTHS = (512, 8192)
 def lines(results: Results) -> list[str]:
     """One line a way: share of BERT's lead over chance by task (paired by seed), then training speed against BERT."""
     data, others = recovery.main(results), recovery.others(results)
-    speed = tables_glance.speeds(results, set(WAYS))
+    alike = {model: _as_large_a_share(model, results) for model in WAYS}
+    speed = tables_glance.speeds(results, {*WAYS, *alike.values()})
     found = []
     for model, words in WAYS.items():
         part = data[data["model"] == model]
@@ -27,14 +30,27 @@ def lines(results: Results) -> list[str]:
             continue
         minutes = min(part["minutes"][part["minutes"].gt(0)], default=0.0)
         shares = [f"{number(100 * r.recovery, 0)}% on {recovery.title_of(r)} (n={r.pairs})" for r in part[part["minutes"] == minutes].itertuples()]
-        fast = [f"{speed[model, n].split()[0]} times as fast as BERT at {n:,} tokens" for n in LENGTHS if (model, n) in speed]
+        fast = [f"{speed[model, n].split()[0]} times as fast as BERT at {n:,} tokens"
+                + (f" ({speed[alike[model], n].split()[0]} with as large a share of attention)" if alike[model] != model and (alike[model], n) in speed else "")
+                for n in LENGTHS if (model, n) in speed]
         tasks = where(others, lambda r: r.model == model and r.pairs >= recovery.FEWEST_PAIRS and recovery.task_is_distilled(r.method))
-        more = [f"{number(100 * r.recovery, 0)}% on {recovery.title_of(r)} (n={r.pairs}, {r.minutes:g} minutes) if the task is distilled too"
+        more = [f"{number(100 * r.recovery, 0)}% on {recovery.title_of(r)} (n={r.pairs}, {r.minutes:g} minutes) if the task is distilled too{_examples(r.method)}"
                 for r in tasks.sort_values("recovery").drop_duplicates("task", keep="last").itertuples()]
         after = f", {minutes:g} minute{'s' * (minutes != 1)} of distillation" if minutes else ""
         found.append(f"- **{words}** (`{model}`{after}) keeps {', '.join(shares)} of BERT's lead over chance"
                      + "".join(f", {part}" for part in more) + (f", and trains {', '.join(fast)}" if fast else "") + ".")
     return found
+
+
+def _examples(method: str) -> str:
+    """What it is distilled on besides its own examples."""
+    return {"edits": ", on edited sentences", "pairs": ", on new pairs"}.get(method.split("+")[-1], "")
+
+
+def _as_large_a_share(model: str, results: Results) -> str:
+    """The hybrid whose share of attention layers is at BERT-base's depth what `model`'s is where it was scored."""
+    depth, kept = tables_glance.scored_depth(results), re.match(r"hybrid-(\d+)(.*)", model)
+    return f"hybrid-{int(kept[1]) * tables_glance.BASE_LAYERS // depth}{kept[2]}" if kept and depth else model
 
 
 def markdown(results: Results) -> str:

@@ -45,12 +45,22 @@ class Pace(TrainerCallback):
 
     WARMUP = 50  # steps: kernels are loaded, the allocator has seen the longest batches
 
-    def __init__(self):
+    def __init__(self, most_seconds: float | None = None):
+        """most_seconds: training stops after so many, on a device for which the warm-up alone is too long; the pace then counts all steps."""
         self.seconds, self.steps, self.start, self.first = 0.0, 0, None, 0
+        self.most_seconds, self.began = most_seconds, None
 
     def on_step_begin(self, args, state, control, **kwargs):
+        if self.began is None:
+            self.began = now_on_device()
         if state.global_step >= self.WARMUP and self.start is None:
             self.start, self.first = now_on_device(), state.global_step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.most_seconds and now_on_device() - self.began > self.most_seconds:
+            if self.start is None:
+                self.start, self.first = self.began, 0
+            control.should_training_stop = True
 
     def on_epoch_end(self, args, state, control, **kwargs):
         self.pause(state)

@@ -113,7 +113,8 @@ def recipe(name: str, layers: int) -> dict[str, Any]:
             choices |= {"mixers": mixers, **MIXED_BY[repair]}
             continue
         if repair not in REPAIRS:
-            raise ParameterError(f"model: {name!r}: {repair!r} is not one of: {', '.join(REPAIRS)}")
+            parts = [*REPAIRS, *(MIXED_BY if repair in added else ())]
+            raise ParameterError(f"model: {name!r}: {repair!r} is not one of: {', '.join(parts)}")
         choice, with_it, without = REPAIRS[repair]
         value = with_it if repair in added else without
         if set(choices["mixers"]) == {"attention"} or choices[choice] == value:

@@ -21,8 +21,8 @@ pip install git+https://github.com/OWNER/fnetlib
 import fnetlib  # registers the architecture with transformers
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-model = AutoModelForSequenceClassification.from_pretrained("{name}", num_labels=2)  # the classifier is new: fine-tune it
-tokenizer = AutoTokenizer.from_pretrained("{name}")
+model = AutoModelForSequenceClassification.from_pretrained("{path}", num_labels=2)  # the classifier is new: fine-tune it
+tokenizer = AutoTokenizer.from_pretrained("{path}")
 ```
 
 | | |
@@ -33,8 +33,8 @@ The record of this run, with every parameter, version and the code's commit, is 
 """
 
 
-def model_card(record: Record, name: str, config: FNetBertConfig) -> ModelCard:
-    """The card of a model in folder or repository `name`, from its record of stage `adapt`."""
+def model_card(record: Record, name: str, config: FNetBertConfig, path: str | None = None) -> ModelCard:
+    """The card of a model in folder or repository `name`, from its record of stage `adapt`; path: what loads it, if not its name."""
     params, last = record.params, record.metrics.history[-1]
     method = {"mlm": "masked language modelling", "distill": "the teacher's hidden states"}[params["adapt"]]
     method += " and its masked-LM predictions" * bool(params.get("logits_weight"))
@@ -57,6 +57,6 @@ def model_card(record: Record, name: str, config: FNetBertConfig) -> ModelCard:
     }
     data = ModelCardData(library_name="transformers", language="en", tags=["fnet", "token-mixing", record.model],
                          pipeline_tag="fill-mask", **on_hub)
-    text = TEXT.format(name=name, teacher=record.teacher.name, recipe=record.model, mixers=", ".join(kinds), method=method,
+    text = TEXT.format(name=name, path=path or name, teacher=record.teacher.name, recipe=record.model, mixers=", ".join(kinds), method=method,
                        rows="\n".join(f"| {key} | {value} |" for key, value in rows.items()), run_id=record.run_id)
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from .config import recipe
+from .config import ACCEPTED, recipe
 from .errors import ParameterError
 
 Task = Literal["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli"]
@@ -83,7 +83,7 @@ def _line(error: dict[str, Any], cls: type[Params]) -> str:
     return f"{name}: {error['input']!r} does not fit: {error['msg'][0].lower()}{error['msg'][1:]}"
 
 
-def model_names(text: str) -> list[str]:
+def model_names(text: str, several: bool = True) -> list[str]:
     """`all`, one recipe or a comma list -> recipe names; raises ValueError naming the accepted ones."""
     names = STUDY_MODELS if text.strip() == "all" else [name.strip() for name in text.split(",") if name.strip()]
     if not names:
@@ -92,12 +92,12 @@ def model_names(text: str) -> list[str]:
         try:
             recipe(name, 99)  # the names only; whether K layers fit is checked against the teacher
         except ValueError as error:
-            raise ValueError(f"{error}, or all") from None
+            raise ValueError(f"{error}, or all" if several and str(error).endswith(ACCEPTED) else str(error)) from None
     return list(dict.fromkeys(names))
 
 
 def one_model(text: str) -> str:
-    names = model_names(text)
+    names = model_names(text, several=False)
     if len(names) != 1:
         raise ValueError(f"model: one recipe is expected, not {text!r}")
     return names[0]

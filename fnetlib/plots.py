@@ -28,8 +28,9 @@ from .results import (
     natural, training_key,
 )
 from .tables import same_teacher, went_wrong
-from .tables_speed import SETTING, speed_frame
+from .tables_speed import SETTING, SUMMARISED, beside_bert, main_shape, speed_frame
 
+MAIN = ("bert", "bound", "fnet", "hybrid-2", "fnet+gated", "fnet+taylor", "hybrid-2+taylor", "modernbert")  # of the short figures
 WIDTH = 8.6  # inches: what GitHub shows without shrinking it much
 COLOURS = {"bert": "#000000", "fnet-naive": "#D55E00", "fnet-paper": "#E69F00", "fnet": "#0072B2",
            "fnet-calibrated": "#CC79A7", "hybrid-2": "#009E73", "hybrid-1": "#56B4E9", "hybrid-3": "#117733",
@@ -65,9 +66,9 @@ def _panels(count: int, columns: int, height: float = 2.6, **kwargs: Any) -> tup
 
 
 def _finish(figure: Figure, title: str, names: Iterable[str] = (), handles: list | None = None,
-            columns: int = 6) -> Figure:
+            columns: int = 6, size: float = 11) -> Figure:
     """Title, one legend below all panels, and close: pyplot must not show the figure a second time."""
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(title, fontsize=size)
     names = sorted(set(names), key=model_key)
     lines = [plt.Line2D([], [], color=colour(n), marker="o", mfc=_fill(n), ms=5, lw=1.8, ls=_dashes(n), label=n)
              for n in names]
@@ -238,6 +239,34 @@ def _lines(axis: Axes, history: pd.DataFrame, column: str) -> None:
                   mfc=_fill(name))
     axis.set_xlabel("epoch")
     axis.xaxis.get_major_locator().set_params(integer=True)
+
+
+def speed_against_bert(results: Results) -> Figure:
+    """The short of it: how many times as fast as BERT the main models are by length, each in its fastest mode, on the GPU that most was
+    measured on; the shaded part no mixing can reach. `speed_by_length` has every model and mode."""
+    data = beside_bert(results, main_shape(results.efficiency))
+    data = data[data["model"].isin(MAIN) & data["where"].eq("gpu" if data["where"].eq("gpu").any() else "cpu")]
+    if data.empty:
+        return _empty("Speed against BERT", "no efficiency records beside BERT")
+    data = data[data["device_name"].eq(data["device_name"].iloc[0]) & data["tokens"].eq(data["tokens"].iloc[0])]
+    first = data.iloc[0]
+    figure, axes = _panels(2, 2, height=3.2, sharey=True)
+    for axis, kind, word in zip(axes, ("train", "infer"), ("training step", "inference")):
+        part = data[data["kind"] == kind]
+        axis.axhline(1, color=colour("bert"), lw=1.5)
+        for model, line in part.sort_values("length").groupby("model"):
+            if model == "bound":
+                axis.fill_between(line["length"].astype(float), line["vs_bert"], 2 * data["vs_bert"].max(), color="#777777", alpha=0.15, lw=0)
+            elif model != "bert":
+                axis.plot(line["length"].astype(float), line["vs_bert"], color=colour(model), marker="o", ms=4, lw=1.6)
+        axis.set(title=word, xlabel="sequence length", ylabel="× BERT, log scale")
+        axis.set_yscale("log", base=2)
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.set_ylim(0.8 * data["vs_bert"].min(), 1.15 * data["vs_bert"].max())
+        _length_axis(axis, sorted(data["length"].unique()))
+    shade = [plt.Rectangle((0, 0), 1, 1, color="#777777", alpha=0.15, lw=0, label="faster than no mixing at all")] * bool(data["model"].eq("bound").any())
+    return _finish(figure, f"Times as fast as BERT, each in its fastest mode\n{first['shape']}, {first['tokens']} tokens a step, {SUMMARISED[first['where']]}, {first['device_name']}",
+                   set(data["model"]) - {"bound"}, handles=list(shade), size=10)
 
 
 def speed_by_length(results: Results) -> Figure:

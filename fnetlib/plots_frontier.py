@@ -43,8 +43,8 @@ def frontier(results: Results, length: int = LENGTH) -> Figure:
     without = sorted(models - set(ratios), key=model_key)
     placed = "in I, J: attention kept in these layers; " * any(part["label"].map(is_placement).any() for part in shown)
     names = {_as_fast_as(label) for part in shown for label in part["label"]}
-    _finish(figure, f"{title}\n{textwrap.fill(_where(speeds), 90)}\nscores: mean ± standard deviation; {placed}named: beaten by none{_depths(results, speeds)}",
-            names, handles=_marks(shown))
+    lines = [_where(speeds), f"scores: mean ± standard deviation; {placed}named: beaten by none", *_depths(results, speeds)]
+    _finish(figure, "\n".join([title, *(textwrap.fill(line, 105) for line in lines)]), names, handles=_marks(shown), columns=5, size=9)
     if without:
         figure.legends[0].set_title(textwrap.fill(f"Not shown, for their speed was not measured: {', '.join(without)}.", 110), prop={"size": 8})
     figure.draw_without_rendering()  # labels are placed where the points end up
@@ -102,13 +102,13 @@ def _where(speeds: pd.DataFrame) -> str:
     return f"speed: {first['shape']}, {first['length']} tokens, {SUMMARISED[first['where']]}, {first['device_name']}; mode {modes}"
 
 
-def _depths(results: Results, speeds: pd.DataFrame) -> str:
+def _depths(results: Results, speeds: pd.DataFrame) -> list[str]:
     """Where speeds are of more or fewer layers than scores: that a hybrid's K layers are not the same share of them."""
-    depths = {len(record.params["recipe"]["mixers"]) for record in results.finetune.record if "mixers" in record.params.get("recipe", {})}
+    depths = {len(record.params["recipe"]["mixers"]) for record in results.primary.record if "mixers" in record.params.get("recipe", {})}
     layers = parse_shape(speeds["shape"].iloc[0])[0]
     if not speeds["model"].str.startswith("hybrid").any() or not depths - {layers}:
-        return ""
-    return f"\na hybrid-K keeps K of {layers} layers where its speed is measured, of {' or '.join(map(str, sorted(depths)))} where its scores are: as large a share would be {'slower' if layers > max(depths) else 'faster'}"
+        return []
+    return [f"a hybrid-K keeps K of {layers} layers where its speed is measured, of {' or '.join(map(str, sorted(depths)))} where its scores are: as large a share would be {'slower' if layers > max(depths) else 'faster'}"]
 
 
 def _draw(axis: Axes, group: pd.DataFrame, ratios: dict[str, float]) -> list[tuple[float, float, float, str, str]]:
@@ -144,8 +144,8 @@ def _best(group: pd.DataFrame) -> list[Any]:
 
 
 def _name(cell: Any) -> str:
-    """`fnet`, or where it was adapted `fnet, 2 min`."""
-    return f"{cell.model}, {_budget(cell.label)}" if cell.minutes else cell.label
+    """`fnet`, or where it was adapted `fnet, 2 min`; without the settings that tell it from others of its kind."""
+    return f"{cell.model}, {_budget(cell.label.split(' [')[0])}" if cell.minutes else cell.label
 
 
 def _marker(label: str) -> str:

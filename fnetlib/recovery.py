@@ -149,6 +149,8 @@ def figure(results: Results) -> Figure:
     made, axes = _panels(len(groups) * len(rows), len(groups) if len(rows) > 1 else 3, height=3.0)
     for i, axis in enumerate(axes):
         _panel(axis, groups[i % len(groups)], rows[i // len(groups)] | {"bert"}, share)
+        if len(rows) > 1 and i % len(groups) == 0:
+            axis.set_ylabel(f"{('the transform, attention kept', 'filters, values')[i // len(groups)]}\n{axis.get_ylabel()}")
     line = plt.Line2D([], [], color="#000000" if share else "#777777", lw=1, ls=":" if share else "--", label="BERT" if share else "chance")
     shown = adapted | {"bert"} & {model for group in groups for model in group["model"]}
     return _finish(made, title, shown, handles=[*_marks(pd.concat(groups), share), line])

@@ -6,13 +6,15 @@ from typing import Any
 
 import pandas as pd
 
-from .results import GROUP, Results, cells, footnotes, model_key, recipe_of, tagged, task_title, where
+from .results import GROUP, Results, cells, chance, footnotes, model_key, recipe_of, tagged, task_title, where
+from .statistics import recovery
 from .tables import NONE, Table, bert_is_clear, mean_sd, number
 from .tables_speed import RULE, SUMMARISED, beside_bert, on_one_device
 
 RECIPES = ("tuned", "tuned_plain")  # as they are, and after training on; without any, the first recipe there is
 MODELS = ("fnet-naive", "fnet", "hybrid-2", "fnet+taylor", "hybrid-2+taylor")  # where some recipe has adapted students, beside BERT
 LENGTHS = (512, 2048, 8192)
+BASE_LAYERS = 12  # of the shape whose speeds are shown
 
 
 def glance(results: Results) -> Table:
@@ -22,6 +24,7 @@ def glance(results: Results) -> Table:
         lambda group: group.training.iloc[0] == RECIPES[0] or bool(group.minutes.gt(0).any()))  # the others only with students
     runs = wanted if len(wanted) else runs[runs.training == (runs.training.iloc[0] if len(runs) else "")]
     data = cells(runs)
+    data["recovery"] = data.join(_paired(runs), on=[*GROUP, "task", "label"])["paired"]
     if len(wanted) and runs["minutes"].gt(0).any():
         shortest = runs[runs["minutes"].gt(0)].groupby("model")["minutes"].min()
         kept = {"bert", *MODELS, *(f"{model}@{minutes:g}min" for model, minutes in shortest.items() if model in MODELS)}
@@ -39,7 +42,7 @@ def glance(results: Results) -> Table:
     scores = [name for name in dict.fromkeys(name for row in rows.values() for name in row)
               if name not in ("Model", "Recipe") and not name.startswith("×")]
     order = ["Model", "Recipe", *scores, *[name for name in frame if name.startswith("×")]] if rows else []
-    notes = ["Mean ± standard deviation (seeds); in brackets what is left of BERT's lead over a constant prediction, by these means (paired by seed: `recovery.md`), BERT of the same "
+    notes = ["Mean ± standard deviation (seeds); in brackets what is left of BERT's lead over a constant prediction, at the seeds that both have, BERT of the same "
              "recipe and teacher being 100% (none where BERT itself is within two standard deviations of it). *model@2min*: after two minutes of adaptation, the shortest; longer ones are in "
              "`recovery.md`. † some runs predict one class."]
     if speed:
@@ -49,10 +52,28 @@ def glance(results: Results) -> Table:
     return Table("glance", tagged("At a glance", results.tag), data, {"": frame[order]} if rows else {}, notes + footnotes(runs))
 
 
+def _paired(runs: pd.DataFrame) -> pd.Series:
+    """Share of BERT's lead over chance by the seeds that a label and BERT both have, as in `recovery.py`."""
+    rows = {}
+    for key, group in runs.groupby([*GROUP, "task"], sort=False, dropna=False):
+        scores, floor = {label: part.drop_duplicates("seed").set_index("seed")["last"].astype(float).dropna() for label, part in group.groupby("label")}, chance(group)
+        for label, ours in scores.items():
+            seeds = ours.index.intersection(scores["bert"].index) if "bert" in scores else []
+            rows[(*key, label)] = recovery(ours[seeds].mean(), scores["bert"][seeds].mean(), floor) if len(seeds) else None
+    index = pd.MultiIndex.from_tuples(rows, names=[*GROUP, "task", "label"]) if rows else pd.MultiIndex.from_arrays([[]] * 4, names=[*GROUP, "task", "label"])
+    return pd.Series(list(rows.values()), index, dtype=float, name="paired")
+
+
 def other_depth(results: Results) -> str:
     """What to add to speeds of BERT-base's shape where the models that were scored have another number of layers."""
-    depths = {len(r.params["recipe"]["mixers"]) for r in results.primary.record if r.params.get("recipe")} - {12}
-    return f" (12 layers, not {min(depths)}, so that a hybrid keeps attention in a smaller share of them)" if len(depths) == 1 else ""
+    depth = scored_depth(results)
+    return f" ({BASE_LAYERS} layers, not {depth}, so that a hybrid keeps attention in a smaller share of them)" if depth not in (None, BASE_LAYERS) else ""
+
+
+def scored_depth(results: Results) -> int | None:
+    """Layers of the models that were scored; None where they differ."""
+    depths = {len(r.params["recipe"]["mixers"]) for r in results.primary.record if r.params.get("recipe")}
+    return depths.pop() if len(depths) == 1 else None
 
 
 def _score(cell: Any, has_lead: bool) -> str:

@@ -1,5 +1,6 @@
 """Continued training: it learns, is recorded with its loss by step, token and second, resumes, and is not repeated."""
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -208,6 +209,20 @@ def test_a_budget_of_minutes_becomes_steps_by_the_pace(params, text, monkeypatch
     record, _ = run(params(minutes=0.02), text)  # 1.2 s
     assert 0.3 < record.timing["train_seconds"] < 5 and record.timing["steps"] == record.metrics.history[-1]["step"]
     assert record.params["minutes"] == 0.02 and "steps" not in record.params
+
+
+def test_a_slow_device_does_not_measure_its_pace_for_ever(params, text, monkeypatch, capfd):
+    monkeypatch.setattr(module.Pace, "WARMUP", 10**6)  # a warm-up that never ends: half of the minutes end it
+    record, _ = run(params(minutes=0.01), text)
+    assert record.timing["steps"] >= 1 and "measuring the pace" in "".join(capfd.readouterr())
+
+
+def test_no_budget_and_too_little_text_are_told_apart(params, text, tmp_path, tiny_teacher_folder):
+    with pytest.raises(ParameterError, match="one of: minutes, steps, tokens"):
+        module.adapt_model(tiny_teacher_folder, "fnet", str(tmp_path))
+    few = dataclasses.replace(text, held_out=text.held_out.select(range(1)))
+    with pytest.raises(ParameterError, match="the 1 documents that are held out do not fill one sequence of 256 tokens"):
+        run(params(length=256, batch_size=2), few)
 
 
 def test_distillation_brings_every_layer_nearer(params, text):

@@ -1,6 +1,8 @@
 """The command line: what the notebooks do, without a notebook; help that helps, errors in one line."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -69,6 +71,21 @@ def test_help_names_every_parameter(capsys):
     shown = capsys.readouterr().out
     assert stop.value.code == 0
     assert all(f"--{name.replace('_', '-')}" in shown for name in FinetuneParams.model_fields)
+
+
+def test_list_takes_a_part_and_a_pipe_that_ends(tmp_path, capsys):
+    store = RecordStore(tmp_path)
+    for record in [finetune_record("cola", "fnet"), finetune_record("rte", "bert")]:
+        store.write(record)
+    assert main(["list", "--results", str(tmp_path), "--task", "rte"]) == 0
+    shown = capsys.readouterr().out
+    assert "bert" in shown and "fnet" not in shown and "NaN" not in shown
+    assert main(["list", "--results", str(tmp_path), "--model", "fent"]) == 2
+    assert "model: no record of 'fent'" in (error := capsys.readouterr().err) and "there are: bert, fnet" in error
+    assert main(["list", "--results", str(tmp_path), "--model", "fnet", "--task", "rte"]) == 2
+    command = f"{sys.executable} -m fnetlib list --results {ROOT}/results/minilm | head -1"
+    told = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=ROOT)
+    assert told.returncode == 0 and len(told.stdout.splitlines()) == 1 and "Traceback" not in told.stderr
 
 
 @pytest.mark.parametrize("page", PAGES)

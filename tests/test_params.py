@@ -36,6 +36,7 @@ from fnetlib.presets import Preset, load_preset, names
     ({"pad_to": 0}, "pad_to: 0 does not fit: input should be greater than or equal to 1"),
     ({"training": "study", "pad_to": 8}, "is the 2023 study's recipe, but pad_to=8 (the study: 1)"),
     ({"model": "fnet-no-mask-no-nrom"}, "'nrom' is not one of: norm, mask, gain, projection"),
+    ({"model": "fnet+tylor"}, "'tylor' is not one of: norm, mask, gain, projection, filter, gated, aft, taylor, values"),
     ({"model": "fnet+mask"}, "'mask' changes nothing in 'fnet'"),
     ({"model": "bert-no-gain"}, "'gain' changes nothing in 'bert'"),
 ])

@@ -34,7 +34,10 @@ def test_speeds_are_of_one_device_and_recipes_of_most_models(figure):
     titles = [axis.get_title() for axis in figure.axes if axis.get_visible()]
     assert titles == ["CoLA: recipe tuned_plain, teacher minilm", "RTE: recipe tuned, teacher minilm"]
     assert "bert-base, 512 tokens, bf16, test GPU; mode layers" in figure.get_suptitle()
-    assert "keeps K of 12 layers where its speed is measured, of 6 where its scores are: as large a share would be slower" in figure.get_suptitle()
+    assert "keeps K of 12 layers where its speed is measured, of 6 where its scores are: as large a share would be slower" in figure.get_suptitle().replace("\n", " ")
+    for part in (figure._suptitle, figure.legends[0]):  # nothing is cut off
+        box = part.get_window_extent()
+        assert box.x0 >= 0 and box.x1 <= figure.bbox.x1
     assert {x for axis in figure.axes[:2] for bar in axis.containers for x in bar[0].get_xdata()} == {1.0, 1.3, 1.29}
     assert figure.legends[0].get_title().get_text().endswith("not measured: fnet-paper.")
 

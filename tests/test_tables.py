@@ -342,6 +342,15 @@ def test_the_speed_figure_is_of_the_gpu_that_most_was_measured_on(made):
     assert "other GPUs" not in plots.speed_by_length(made(*runs, name="alone")).get_suptitle()
 
 
+def test_the_short_speed_figure_shades_what_no_mixing_can_reach(made):
+    runs = [gpu_run(model, speedup, length=n) for model, speedup in (("bert", 1), ("bound", 3), ("fnet", 2), ("hybrid-1", 1.5)) for n in (128, 512)]
+    figure = plots.speed_against_bert(made(*runs, *(efficiency_record("fnet", n) for n in (128, 512))))
+    train, infer = [axis for axis in figure.axes if axis.get_visible()]
+    assert [list(line.get_ydata()) for line in train.lines[1:]] == [[2, 2]] and len(train.collections) == len(infer.collections) == 1
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["bert", "fnet", "faster than no mixing at all"]
+    assert "test GPU" in figure.get_suptitle()
+
+
 def test_the_summary_compares_the_fastest_modes(made):
     """BERT takes 1 s eager and 0.5 s compiled: twice as fast eager is as fast. Other precisions and shapes do not count."""
     compiled = {"mode": "compiled", "bert_s": 0.5}
@@ -452,7 +461,7 @@ def test_everything_is_made_of_partial_records(made, records):
         text = build(results)
         assert not re.search(r"\b(nan|None|NaN|inf)\b", text), name
     for figure in (plots.quality(results), plots.loss_curves(results.runs), plots.metric_curves(results.runs),
-                   plots.speed_by_length(results), plots_frontier.frontier(results), plots.beside_published(results),
+                   plots.speed_by_length(results), plots.speed_against_bert(results), plots_frontier.frontier(results), plots.beside_published(results),
                    plots_repair.swap_effects(results), plots_repair.padding(results), plots_repair.ablation(results),
                    plots_repair.teachers(results)):
         assert isinstance(figure, Figure)
@@ -636,7 +645,7 @@ def test_notebook_makes_the_report(tmp_path):
             "figures/mixing-roofline.png", "figures/memory.png", "tables/runtimes-synthetic.md"} <= written
     assert "tables/fit.csv" not in written  # nothing was measured
     outputs = [o for c in nbformat.read(tmp_path / "out.ipynb", as_version=4).cells for o in c.get("outputs", [])]
-    assert sum("image/png" in o.get("data", {}) for o in outputs) == 20  # each figure once
+    assert sum("image/png" in o.get("data", {}) for o in outputs) == 21  # each figure once
     assert not any(o.output_type == "error" for o in outputs)
 
 
