@@ -301,5 +301,13 @@ def test_the_answer_is_each_way_after_its_shortest_adaptation(tmp_path):
     assert "Recipe `tuned`, teacher `minilm`" in text and "12 layers, not 6" in text and "test GPU, bf16" in text
 
 
+def test_a_hybrids_speed_is_told_at_an_equal_share_of_attention_too(tmp_path):
+    """Scored with attention in 2 of 6 layers, measured with 2 and with 4 of 12."""
+    speeds = [efficiency_record(model, 512, "bf16", speedup=speed, gpu=True) for model, speed in (("bert", 1.0), ("hybrid-2", 1.4), ("hybrid-4", 1.2))]
+    found = results_of(tmp_path, [*runs("bert", 0.885), *runs("hybrid-2", 0.785, minutes=2), *speeds])
+    line, = answer.lines(found)
+    assert line.endswith("trains 1.40 times as fast as BERT at 512 tokens (1.20 with as large a share of attention).")
+
+
 def test_without_adapted_students_there_is_no_answer_yet(tmp_path):
     assert "No student was adapted" in answer.markdown(results_of(tmp_path, runs("bert", 0.885)))
