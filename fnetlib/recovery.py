@@ -232,23 +232,18 @@ def main_sentences(results: Results) -> list[str]:
     lines = []
     for task, group in main(results).groupby("task", sort=False):
         known = group.groupby("model", sort=False).filter(lambda part: part["minutes"].gt(0).any())
-        minutes, pairs = sorted(set(known["minutes"])), known["pairs"]
-        shares = {model: part.set_index("minutes") for model, part in known.groupby("model", sort=False)}
-        parts = [f"`{model}` " + ", ".join(_percent(of.loc[m]) if m in of.index else NONE for m in minutes) for model, of in shares.items()]
-        *most, last = [f"{m:g}" for m in minutes if m] or [""]
-        after = "as it is and " * (0 in minutes) + f"after {', '.join(most)}{' and ' * bool(most)}{last}"
-        lines += [f"- **Recovery, {title_of(group.iloc[0])}** (recipe `{group['training'].iloc[0]}`, teacher `{group['teacher'].iloc[0]}`, "
-                  f"n={pairs.min()}{f' to {pairs.max()}' * bool(pairs.min() < pairs.max())} pairs): share of BERT's lead over chance {after} minutes "
-                  f"of distillation: {'; '.join(parts)}."] * bool(parts)
+        parts = [f"\n  - `{model}`: " + ", ".join(_in_words(r) for r in part.sort_values("minutes").itertuples()) for model, part in known.groupby("model", sort=False)]
+        lines += [f"- **Recovery, {title_of(group.iloc[0])}** (recipe `{group['training'].iloc[0]}`, teacher `{group['teacher'].iloc[0]}`): share of "
+                  f"BERT's lead over chance, paired by seed, as it is and after minutes of distillation:{''.join(parts)}"] * bool(parts)
     for task, group in others(results).groupby("task", sort=False):
-        parts = [f"`{model}` " + ", ".join(_in_words(r) for r in part.itertuples()) for model, part in group.groupby("model", sort=False)]
-        lines.append(f"- **Recovery, {title_of(group.iloc[0])}, by other ways** (the same recipe and teacher): {'; '.join(parts)}.")
+        parts = [f"\n  - `{model}`: " + ", ".join(_in_words(r) for r in part.itertuples()) for model, part in group.groupby("model", sort=False)]
+        lines.append(f"- **Recovery, {title_of(group.iloc[0])}, by other ways** (the same recipe and teacher):{''.join(parts)}")
     return lines
 
 
 def _percent(row: Any) -> str:
-    bounds = "" if pd.isna(row["low"]) else f" [{number(100 * row['low'], 0)}, {number(100 * row['high'], 0)}]"
-    return f"{number(100 * row['recovery'], 0)}%{bounds}"
+    bounds = "" if pd.isna(row.low) else f" [{number(100 * row.low, 0)}, {number(100 * row.high, 0)}]"
+    return f"{number(100 * row.recovery, 0)}%{bounds}"
 
 
 def sentences(results: Results) -> list[str]:
@@ -267,7 +262,7 @@ def _in_words(row: Any) -> str:
     """`94% [92, 95] (n=3) after 2 minutes`, with what was done other than the matching of states."""
     how = "" if _is_usual(row) else f" of {row.method}{row.own}"
     after = f"after {row.minutes:g} minute{'s' * (row.minutes != 1)}{how}" if row.minutes else "as it is"
-    return f"{_percent(row._asdict())} (n={row.pairs}) {after}"
+    return f"{_percent(row)} (n={row.pairs}) {after}"
 
 
 def entries(results: Results) -> dict[str, dict[str, dict[str, Any]]]:

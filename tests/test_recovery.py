@@ -236,7 +236,7 @@ def test_ways_of_one_student_that_differ_in_their_epochs_are_rows_of_their_own(t
 def test_what_bert_learns_from_itself_is_said(tmp_path):
     itself = [distilled(60.0, seed=seed, model="bert") for seed in (1, 2, 3)]
     results = results_of(tmp_path, [*runs("bert", 0.885), *runs("fnet", 0.6, minutes=2), *itself])
-    assert "`bert` 49%" in recovery.main_sentences(results)[1] and "bert@3min+task" in recovery.entries(results)["qnli"]
+    assert "- `bert`: 49%" in recovery.main_sentences(results)[1] and "bert@3min+task" in recovery.entries(results)["qnli"]
     figure = recovery.figure(results)
     assert "^" in {line.get_marker() for line in figure.axes[0].lines}
     plt.close(figure)
@@ -245,8 +245,8 @@ def test_what_bert_learns_from_itself_is_said(tmp_path):
 def test_other_ways_have_a_sentence_of_their_own(tmp_path):
     results = results_of(tmp_path, [*runs("bert", 0.885), *runs("fnet", 0.6, minutes=2), *(distilled(60.0, seed=seed) for seed in (1, 2, 3))])
     first, second = recovery.main_sentences(results)
-    assert "by other ways" not in first and second.startswith("- **Recovery, QNLI, by other ways** (the same recipe and teacher): `fnet` ")
-    assert second.endswith("(n=3) after 5 minutes of distill+task.")
+    assert "by other ways" not in first and second.startswith("- **Recovery, QNLI, by other ways** (the same recipe and teacher):\n  - `fnet`: ")
+    assert second.endswith("(n=3) after 5 minutes of distill+task")
     assert "(n=3, 5 minutes) if the task is distilled too" in answer.lines(results)[0]
 
 
@@ -277,8 +277,8 @@ def test_the_main_sentence_sets_students_side_by_side(tmp_path):
             *runs("hybrid-2", 0.785, minutes=2), *runs("hybrid-2", 0.88, minutes=10, seeds=(1, 2))]
     few = [finetune_record("qnli", "bert", 1, 0.9), finetune_record("qnli", "fnet", 1, 0.8, minutes=1)]
     line, = recovery.main_sentences(results_of(tmp_path, [*many, *few]))
-    assert "n=2 to 3 pairs" in line and "as it is and after 2 and 10 minutes" in line and "recipe `tuned`" in line
-    assert "`fnet` 30% [28, 32], 54% [53, 55], –; `hybrid-2` –, 75% [74, 76], 99% [" in line
+    assert "after minutes of distillation:\n" in line and "recipe `tuned`" in line
+    assert "\n  - `fnet`: 30% [28, 32] (n=3) as it is, 54% [53, 55] (n=3) after 2 minutes\n  - `hybrid-2`: 75% [74, 76] (n=3) after 2 minutes, 99% [" in line
 
 
 def test_summary_has_paired_shares_and_what_they_come_from(results):
