@@ -52,12 +52,12 @@ class Pace(TrainerCallback):
 
     def on_step_begin(self, args, state, control, **kwargs):
         if self.began is None:
-            self.began = now_on_device()
+            self.began = time.perf_counter()
         if state.global_step >= self.WARMUP and self.start is None:
             self.start, self.first = now_on_device(), state.global_step
 
     def on_step_end(self, args, state, control, **kwargs):
-        if self.most_seconds and now_on_device() - self.began > self.most_seconds:
+        if self.most_seconds and time.perf_counter() - self.began > self.most_seconds:  # no wait for the device in every step
             if self.start is None:
                 self.start, self.first = self.began, 0
             control.should_training_stop = True
