@@ -24,14 +24,16 @@ def curves(results: Results) -> Figure:
     """From scratch against transferred, every budget, a panel a student: held-out loss by steps on a logarithmic axis, where a
     speed-up is a distance; the upper axis is seconds alone on the GPU where the pace is known.
 
-    A bar goes from where the transferred student first reaches a from-scratch run's final loss to that run's end.
+    A bar goes from where the transferred student first reaches a from-scratch run's final loss to that run's end; rivals that have not left their
+    plateau have none, if others have. Students with most budgets come first.
     """
     title = tagged("Held-out masked-LM loss, from scratch and transferred", results.tag)
     runs, sooner = students(results), headline(speedups(results))
     best = best_rates(runs)
     if best.empty:
         return _empty(title, NOTHING)
-    names = sorted(set(best["model"]), key=model_key)
+    budgets = best.groupby("model")["steps"].nunique()
+    names = sorted(set(best["model"]), key=lambda name: (-budgets[name], model_key(name)))
     figure, axes = _panels(len(names), 2, height=3.4)
     for axis, name in zip(axes, names):
         _budgets(axis, best[best["model"] == name], sooner[sooner["model"] == name], runs)
@@ -54,7 +56,8 @@ def _budgets(axis: Axes, best: pd.DataFrame, sooner: pd.DataFrame, runs: pd.Data
         (_, untrained), *line = held_out(r.record, "step")
         axis.plot(*zip(*line), lw=1.2, color=INK[r.arm])
         axis.plot(first / 1.5, untrained, "o", ms=5, mfc="white", color=INK[r.arm])
-    for r in sooner[sooner["speedup"].notna()].itertuples():
+    counted = sooner[sooner["learned"].astype(bool)] if sooner["learned"].any() else sooner
+    for r in counted[counted["speedup"].notna()].itertuples():
         inherited = runs[(runs["model"] == r.model) & (runs["seed"] == r.seed) & (runs["arm"] == TRANSFERRED)
                          & (runs["teacher"] == r.teacher)]
         at = min(x for run in inherited["record"] if (x := crossing(held_out(run, "step"), r.scratch_loss)) is not None)

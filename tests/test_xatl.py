@@ -161,6 +161,9 @@ def test_budgets_are_named_by_the_smallest_whose_rival_has_learned_and_shorter_o
     assert entry["speedup"] == {"1x": 3.0, "2x": 4.8}  # 9 -> 3 in 100 steps is at 5 after 66.7, at 4 after 83.3
     text = xatl.table(results).markdown()
     assert "| 0.5x: 3.3 M tokens | 6.600 (plateau, only rate) |" in text and "| 1x: " in text and "| 2x: " in text
+    figure = xatl.curves(results)
+    assert len(figure.axes[0].texts) == 2  # the rival on its plateau has no bar
+    plt.close(figure)
 
 
 def test_a_budget_has_one_teacher_and_no_mean_over_them(tmp_path):
