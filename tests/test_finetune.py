@@ -359,7 +359,8 @@ def assert_equal_training(eager, compiled) -> None:
     assert eager.status == compiled.status == "finished" and eager.run_id != compiled.run_id
     assert compiled.env["compile"] and not eager.env["compile"] and eager.metrics.padding == compiled.metrics.padding
     for ours, theirs in zip(compiled.metrics.history, eager.metrics.history, strict=True):
-        assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-5)  # eager layers scale the weights, compiled ones the states: rounded apart
+        # Eager layers scale the weights, compiled ones the states: rounded apart, which a correlation near 0 shows most.
+        assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-4)
 
 
 @pytest.mark.parametrize("values", [
