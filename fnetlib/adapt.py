@@ -240,9 +240,9 @@ def make_trainer(params: TransferParams, steps: int, teacher: Teacher, student: 
         return {name: batch[name] for name in ("input_ids", "token_type_ids", "labels") if name in batch}  # no padding
 
     # Several processes must make as many steps as each other: no clock of its own may stop one of them.
-    timed = Pace(most_seconds=60 * params.minutes * PACE_SHARE if arguments.world_size == 1 else None)
+    most = 60 * params.minutes * PACE_SHARE if arguments.world_size == 1 else None
     common = {"args": arguments, "train_dataset": train, "eval_dataset": masked_once(held_out, masking),
-              "processing_class": teacher.tokenizer, "callbacks": [timed] if pace else [clock], "data_collator": collate}
+              "processing_class": teacher.tokenizer, "callbacks": [Pace(most) if pace else clock], "data_collator": collate}
     if not pace and arguments.world_size == 1:  # several processes would have to agree on the step; before the clock, which
         common["callbacks"].insert(0, TimedCheckpoint(CHECKPOINT_MINUTES))  # looks whether this one is saved
     model = student.bert if plain else student

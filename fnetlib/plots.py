@@ -28,9 +28,9 @@ from .results import (
     natural, training_key,
 )
 from .tables import same_teacher, went_wrong
-from .tables_speed import SETTING, SUMMARISED, beside_bert, main_shape, speed_frame
+from .tables_speed import KINDS, SETTING, SUMMARISED, beside_bert, main_shape, on_one_device, speed_frame
 
-MAIN = ("bert", "bound", "fnet", "hybrid-2", "fnet+gated", "fnet+taylor", "hybrid-2+taylor", "modernbert")  # of the short figures
+MAIN = ("bert", "bound", "fnet", "hybrid-2", "fnet+gated", "fnet+taylor", "hybrid-2+taylor", "modernbert")  # of the short speed figure
 WIDTH = 8.6  # inches: what GitHub shows without shrinking it much
 COLOURS = {"bert": "#000000", "fnet-naive": "#D55E00", "fnet-paper": "#E69F00", "fnet": "#0072B2",
            "fnet-calibrated": "#CC79A7", "hybrid-2": "#009E73", "hybrid-1": "#56B4E9", "hybrid-3": "#117733",
@@ -244,14 +244,14 @@ def _lines(axis: Axes, history: pd.DataFrame, column: str) -> None:
 def speed_against_bert(results: Results) -> Figure:
     """The short of it: how many times as fast as BERT the main models are by length, each in its fastest mode, on the GPU that most was
     measured on; the shaded part no mixing can reach. `speed_by_length` has every model and mode."""
-    data = beside_bert(results, main_shape(results.efficiency))
-    data = data[data["model"].isin(MAIN) & data["where"].eq("gpu" if data["where"].eq("gpu").any() else "cpu")]
+    measured = beside_bert(results, main_shape(results.efficiency))
+    data = pd.concat([on_one_device(measured, MAIN, kind) for kind in KINDS])
+    data = data[data["model"].isin(MAIN)]
     if data.empty:
         return _empty("Speed against BERT", "no efficiency records beside BERT")
-    data = data[data["device_name"].eq(data["device_name"].iloc[0]) & data["tokens"].eq(data["tokens"].iloc[0])]
     first = data.iloc[0]
     figure, axes = _panels(2, 2, height=3.2, sharey=True)
-    for axis, kind, word in zip(axes, ("train", "infer"), ("training step", "inference")):
+    for axis, kind, word in zip(axes, KINDS, ("training step", "inference")):
         part = data[data["kind"] == kind]
         axis.axhline(1, color=colour("bert"), lw=1.5)
         for model, line in part.sort_values("length").groupby("model"):

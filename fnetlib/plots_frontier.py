@@ -16,6 +16,7 @@ from .params import parse_shape
 from .plots import _empty, _fill, _finish, _panels, _place, colour
 from .recovery import FEWEST_PAIRS, is_placement
 from .results import GROUP, Results, cells, metric_title, model_key, recipe_of, tagged, task_title
+from .tables_glance import scored_depth
 from .tables_speed import SUMMARISED, beside_bert, main_shape, on_one_device
 
 RECIPES = ("tuned_plain", "tuned")  # without either, the first recipe that there is
@@ -104,11 +105,11 @@ def _where(speeds: pd.DataFrame) -> str:
 
 def _depths(results: Results, speeds: pd.DataFrame) -> list[str]:
     """Where speeds are of more or fewer layers than scores: that a hybrid's K layers are not the same share of them."""
-    depths = {len(record.params["recipe"]["mixers"]) for record in results.primary.record if "mixers" in record.params.get("recipe", {})}
-    layers = parse_shape(speeds["shape"].iloc[0])[0]
-    if not speeds["model"].str.startswith("hybrid").any() or not depths - {layers}:
+    depth, layers = scored_depth(results), parse_shape(speeds["shape"].iloc[0])[0]
+    if not speeds["model"].str.startswith("hybrid").any() or depth in (None, layers):
         return []
-    return [f"a hybrid-K keeps K of {layers} layers where its speed is measured, of {' or '.join(map(str, sorted(depths)))} where its scores are: as large a share would be {'slower' if layers > max(depths) else 'faster'}"]
+    return [f"a hybrid-K keeps K of {layers} layers where its speed is measured, of {depth} where its scores are: as large a share would be "
+            f"{'slower' if layers > depth else 'faster'}"]
 
 
 def _draw(axis: Axes, group: pd.DataFrame, ratios: dict[str, float]) -> list[tuple[float, float, float, str, str]]:

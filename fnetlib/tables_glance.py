@@ -6,15 +6,16 @@ from typing import Any
 
 import pandas as pd
 
+from .params import SHAPES
 from .results import GROUP, Results, cells, chance, footnotes, model_key, recipe_of, tagged, task_title, where
-from .statistics import recovery
+from .statistics import paired_recovery
 from .tables import NONE, Table, bert_is_clear, mean_sd, number
 from .tables_speed import RULE, SUMMARISED, beside_bert, on_one_device
 
 RECIPES = ("tuned", "tuned_plain")  # as they are, and after training on; without any, the first recipe there is
 MODELS = ("fnet-naive", "fnet", "hybrid-2", "fnet+taylor", "hybrid-2+taylor")  # where some recipe has adapted students, beside BERT
 LENGTHS = (512, 2048, 8192)
-BASE_LAYERS = 12  # of the shape whose speeds are shown
+BASE_LAYERS = SHAPES["bert-base"][0]  # of the shape whose speeds are shown
 
 
 def glance(results: Results) -> Table:
@@ -24,12 +25,13 @@ def glance(results: Results) -> Table:
         lambda group: group.training.iloc[0] == RECIPES[0] or bool(group.minutes.gt(0).any()))  # the others only with students
     runs = wanted if len(wanted) else runs[runs.training == (runs.training.iloc[0] if len(runs) else "")]
     data = cells(runs)
-    data["recovery"] = data.join(_paired(runs), on=[*GROUP, "task", "label"])["paired"]
     if len(wanted) and runs["minutes"].gt(0).any():
         shortest = runs[runs["minutes"].gt(0)].groupby("model")["minutes"].min()
         kept = {"bert", *MODELS, *(f"{model}@{minutes:g}min" for model, minutes in shortest.items() if model in MODELS)}
         data = where(data, lambda r: r.label in kept)
     data = data[(data.n > 1) | data.failed.gt(0) | data.diverged.gt(0)] if (data.n > 1).any() else data
+    shown = runs[runs.label.isin([*data.label, "bert"])]
+    data = data.assign(recovery=data.join(_paired(shown), on=[*GROUP, "task", "label"])["paired"])
     speed = speeds(results, set(data.label.map(recipe_of)))
     rows = {}
     for (training, teacher), group in data.groupby(GROUP, sort=False, dropna=False):
@@ -54,14 +56,13 @@ def glance(results: Results) -> Table:
 
 def _paired(runs: pd.DataFrame) -> pd.Series:
     """Share of BERT's lead over chance by the seeds that a label and BERT both have, as in `recovery.py`."""
-    rows = {}
+    rows = []
     for key, group in runs.groupby([*GROUP, "task"], sort=False, dropna=False):
-        scores, floor = {label: part.drop_duplicates("seed").set_index("seed")["last"].astype(float).dropna() for label, part in group.groupby("label")}, chance(group)
-        for label, ours in scores.items():
-            seeds = ours.index.intersection(scores["bert"].index) if "bert" in scores else []
-            rows[(*key, label)] = recovery(ours[seeds].mean(), scores["bert"][seeds].mean(), floor) if len(seeds) else None
-    index = pd.MultiIndex.from_tuples(rows, names=[*GROUP, "task", "label"]) if rows else pd.MultiIndex.from_arrays([[]] * 4, names=[*GROUP, "task", "label"])
-    return pd.Series(list(rows.values()), index, dtype=float, name="paired")
+        scores = {label: part.drop_duplicates("seed").set_index("seed")["last"] for label, part in group.groupby("label")}
+        bert = scores.get("bert", pd.Series(dtype=float))
+        rows += [(*key, label, paired_recovery(ours, bert, chance(group)).mean) for label, ours in scores.items()]
+    names = [*GROUP, "task", "label"]
+    return pd.DataFrame(rows, columns=[*names, "paired"]).set_index(names)["paired"].astype(float)
 
 
 def other_depth(results: Results) -> str:

@@ -5,6 +5,7 @@ All of a student's arms here start from one teacher and see the same text, so th
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -143,28 +144,32 @@ def _other_lengths(data: pd.DataFrame) -> str:
 def repeated(results: Results) -> pd.DataFrame:
     """What a run differs by from another teacher: model, teacher, learning_rate, difference (nats, to the arms' teacher) of the
     transferred arm at the smallest budget, at that of the learning rates of both where it is largest."""
-    frame, rows = students(results), []
-    for key, part in smallest(results).groupby(KEY, sort=False):
+    rows = []
+    for model, part, away in _from_others(results):
         mine = part[part["arm"] == TRANSFERRED].groupby("learning_rate")["loss"].min()
-        theirs = frame[(frame["model"] == key[0]) & (frame["seed"] == key[1]) & (frame["arm"] == TRANSFERRED)
-                       & (frame["steps"] == part["steps"].iloc[0]) & ~frame["teacher"].isin(part["teacher"])]
-        for teacher, runs in theirs.groupby("teacher"):
+        for teacher, runs in away[away["arm"] == TRANSFERRED].groupby("teacher"):
             gaps = (runs.groupby("learning_rate")["loss"].min() - mine).dropna()
             if len(gaps):
                 rate = gaps.abs().idxmax()
-                rows.append([key[0], teacher, rate, gaps[rate]])
+                rows.append([model, teacher, rate, gaps[rate]])
     return pd.DataFrame(rows, columns=["model", "teacher", "learning_rate", "difference"])
+
+
+def _from_others(results: Results) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]:
+    """(student, its runs of `smallest`, its runs of as many steps from the teachers that it leaves out)."""
+    frame = students(results)
+    for (model, seed), part in smallest(results).groupby(KEY, sort=False):
+        yield model, part, frame[(frame["model"] == model) & (frame["seed"] == seed) & (frame["steps"] == part["steps"].iloc[0])
+                                 & (frame["arm"] != FROM_SCRATCH) & ~frame["teacher"].isin(part["teacher"])]
 
 
 def elsewhere(results: Results) -> list[str]:
     """The other arms at the smallest budget from a teacher that `smallest` leaves out, each beside its transferred student."""
-    frame, found = students(results), []
-    for key, part in smallest(results).groupby(KEY, sort=False):
-        away = frame[(frame["model"] == key[0]) & (frame["seed"] == key[1]) & (frame["steps"] == part["steps"].iloc[0])
-                     & (frame["arm"] != FROM_SCRATCH) & ~frame["teacher"].isin(part["teacher"])]
+    found = []
+    for model, _, away in _from_others(results):
         for (teacher, rate), runs in away.groupby(["teacher", "learning_rate"]):
             plain = runs[runs["arm"] == TRANSFERRED]["loss"].min()
-            found += [f"`{key[0]}` {r.arm} {number(r.loss)} against {number(plain)} ({number(r.loss - plain, sign=True)}; `{teacher}`, {rate:g})"
+            found += [f"`{model}` {r.arm} {number(r.loss)} against {number(plain)} ({number(r.loss - plain, sign=True)}; `{teacher}`, {rate:g})"
                       for r in runs[runs["arm"] != TRANSFERRED].itertuples() if pd.notna(plain)]
     return found
 
