@@ -78,9 +78,9 @@ def _how(data: pd.DataFrame, runs: pd.DataFrame) -> str:
 def _repeats(everything: pd.DataFrame, shown: pd.DataFrame) -> list[str]:
     """The transferred arm from the teachers that `headline` did not choose, where it has as many steps."""
     other = everything[(everything["arm"] == TRANSFERRED) & everything["loss"].notna() & ~everything.index.isin(shown.index)]
-    ends = [f"`{r.model}` {number(r.loss)} after {r.steps:,} steps (`{r.teacher}`)"
+    ends = [f"`{r.model}` {number(r.loss)} after {r.steps:,} steps, {times(r.speedup, r.at_least, r.at_start) or 'not'} sooner (`{r.teacher}`)"
             for r in other.sort_values(["model", "steps"], kind="stable").itertuples()]
-    return [f"From other teachers, not shown above: {', '.join(ends)}."] if ends else []
+    return [f"From other teachers, not shown above: {'; '.join(ends)}."] if ends else []
 
 
 def _repeated_rivals(runs: pd.DataFrame) -> list[str]:
