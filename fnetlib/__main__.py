@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import BaseModel, Field, ValidationError
 from pydantic_settings import BaseSettings, CliApp, CliPositionalArg, CliSubCommand, SettingsConfigDict, SettingsError
 
-from .params import AdaptParams, FinetuneParams, ParameterError, Params, PlaceParams, _line
+from .params import AdaptParams, FinetuneParams, ParameterError, Params, PlaceParams, problem_line
 from .provenance import find_root
 from .records import RecordError, RecordStore
 
@@ -177,7 +177,7 @@ def main(arguments: list[str] | None = None) -> int:
         CliApp.run(Main, cli_args=sys.argv[1:] if arguments is None else arguments)
     except ValidationError as error:
         errors = [{**e, "loc": e["loc"][1:]} for e in error.errors()]  # without the subcommand's name
-        print("error: " + "; ".join(_line(e, Params) for e in errors), file=sys.stderr)
+        print("error: " + "; ".join(problem_line(e, Params) for e in errors), file=sys.stderr)
         return 2
     except (ParameterError, RecordError, SettingsError) as error:
         print(f"error: {error}", file=sys.stderr)

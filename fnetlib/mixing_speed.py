@@ -37,7 +37,7 @@ from .mixers.folded import FOLDED_MASKED_MAX_LENGTH, fold_projections, folded_mi
 from .mixers.fourier import fourier_mix, hidden_dft, plan_fourier
 from .mixers.whole import with_whole_spectrum
 from .params import EfficiencyParams, parse_shape
-from .plots import STYLE, _empty, _finish, _panels
+from .plots import _empty, _finish, _panels
 from .provenance import code, environment, now
 from .records import Record, RecordStore, make_run_id
 from .tables import Table, number

@@ -14,7 +14,7 @@ from .results import (
     tagged, task_title, where,
 )
 from .statistics import paired, summarise
-from .tables import INTERVALS, NONE, Table, heading, interval, mean_sd, number
+from .tables import INTERVALS, Table, heading, interval, mean_sd, number
 
 
 _PRECISION = [*GROUP, "task", "label", "precision", "metric", "fp32_mean", "fp32_sd", "fp32_n", "mean", "sd", "n",

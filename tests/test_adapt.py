@@ -107,7 +107,7 @@ def killed_at(step):
 
 
 def test_a_killed_run_goes_on_from_its_checkpoint(params, text, tmp_path):
-    asked, teacher, losses, first = params(), load_teacher(params().teacher), {}, {}
+    asked, teacher, losses = params(), load_teacher(params().teacher), {}
     for name in ("whole", "killed", "resumed"):
         work = tmp_path / name.replace("resumed", "killed")
         student, _ = build_student(teacher, "bert", "mlm", seed=0)

@@ -22,7 +22,6 @@ from fnetlib import (
 from fnetlib.config import recipe
 from fnetlib.params import AnalysisParams
 from fnetlib.presets import Target, load_preset
-from fnetlib.results import labels
 from fnetlib.records import RecordStore
 from fnetlib.results import (
     MixedData, NoRecords, ResultsError, data_tag, is_ablation, labels, load, model_key, precision_pair, training_key,
