@@ -130,7 +130,7 @@ def _train(params: TransferParams, teacher: Teacher, student: PreTrainedModel, t
     steps = params.planned_steps or _steps_within(params, teacher, student, text, work)
     set_seed(params.seed)
     trainer, clock, thaw = make_trainer(params, steps, teacher, student, text, work)
-    trainable = student.num_parameters(only_trainable=True)
+    trainable = student.num_parameters() - sum(p.numel() for p in (thaw.frozen if thaw else []))
     if trainer.is_world_process_zero():
         say(f"adapt / {params.model} / {params.adapt} / {steps} steps: {work.name}")
         if params.force and not (work / FORCED).exists():  # a killed run of the same order goes on
@@ -207,8 +207,6 @@ def make_trainer(params: TransferParams, steps: int, teacher: Teacher, student: 
     arguments._n_gpu = min(arguments.n_gpu, 1)
     if params.batch_size % arguments.world_size:
         raise ParameterError(f"batch_size: {params.batch_size} cannot be shared by {arguments.world_size} processes")
-    if params.freeze != "none" and arguments.world_size > 1:
-        raise ParameterError("freeze: one process only; unfreezing is not told to the others")
     arguments.per_device_train_batch_size = params.batch_size // arguments.world_size
     with arguments.main_process_first(desc="packing the text"):
         train = pack(text.train, teacher.tokenizer, params.length)
@@ -250,7 +248,8 @@ def make_trainer(params: TransferParams, steps: int, teacher: Teacher, student: 
     thaw = None
     if params.freeze != "none":
         frozen = set(frozen_by(params.freeze, model))
-        thaw = Thaw([p for name, p in model.named_parameters() if name in frozen], params.lit_threshold, params.lit_patience)
+        thaw = Thaw([p for name, p in model.named_parameters() if name in frozen], params.lit_threshold, params.lit_patience,
+                    alone=arguments.world_size == 1)
         common["callbacks"].append(thaw)
     if distils:
         trainer = DistillationTrainer(
@@ -260,6 +259,8 @@ def make_trainer(params: TransferParams, steps: int, teacher: Teacher, student: 
         trainer = CountedTrainer(model=model, **common)
     if thaw or params.mixer_rate != 1:
         set_optimizer(trainer, thaw, params.mixer_rate)
+    if thaw and arguments.world_size > 1:
+        trainer.after_backward = thaw.drop_gradients
     for printing in (PrinterCallback, ProgressCallback):
         if trainer.pop_callback(printing) and printing is ProgressCallback:
             trainer.add_callback(Bar())

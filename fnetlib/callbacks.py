@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -133,12 +134,17 @@ class Clock(TrainerCallback):
 class CountedTrainer(Trainer):
     """The Trainer that counts the tokens of its batches, whatever their lengths, without waiting for the GPU.
 
-    Of several processes each counts its own batches as often as there are processes.
+    Of several processes each counts its own batches as often as there are processes. after_backward: called before gradients are clipped.
     """
+
+    after_backward: Callable[[], None] | None = None
 
     def training_step(self, model, inputs, *args, **kwargs):
         self.state.num_input_tokens_seen += inputs["input_ids"].numel() * self.args.world_size
-        return super().training_step(model, inputs, *args, **kwargs)
+        loss = super().training_step(model, inputs, *args, **kwargs)
+        if self.after_backward:
+            self.after_backward()
+        return loss
 
 
 class Bar(ProgressCallback):

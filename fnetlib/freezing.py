@@ -52,12 +52,21 @@ def unfreeze_step(losses: list[tuple[int, float]], threshold: float, patience: i
 
 
 class Thaw(TrainerCallback):
-    """Unfreezes the parameters by LIT. The windows are the Trainer's logging steps, so a resumed run finds its own."""
+    """Unfreezes the parameters by LIT. The windows are the Trainer's logging steps, so a resumed run finds its own.
 
-    def __init__(self, frozen: list[nn.Parameter], threshold: float, patience: int):
+    alone: one process. Several each see the mean loss of all, so they unfreeze at one step; but what DistributedDataParallel shares is
+    decided before the first step, so there the frozen parameters keep their gradients until `drop_gradients`.
+    """
+
+    def __init__(self, frozen: list[nn.Parameter], threshold: float, patience: int, alone: bool = True):
         self.frozen, self.threshold, self.patience, self.step = frozen, threshold, patience, None
         for parameter in frozen:
-            parameter.requires_grad_(False)
+            parameter.requires_grad_(not alone)
+
+    def drop_gradients(self) -> None:
+        """After backward and before clipping: what rests has no gradient."""
+        for parameter in self.frozen if self.step is None else []:
+            parameter.grad = None
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.on_log(args, state, control)

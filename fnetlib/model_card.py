@@ -21,8 +21,9 @@ pip install git+https://github.com/OWNER/fnetlib
 import fnetlib  # registers the architecture with transformers
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-model = AutoModelForSequenceClassification.from_pretrained("{path}", num_labels=2)  # the classifier is new: fine-tune it
-tokenizer = AutoTokenizer.from_pretrained("{path}")
+where = "{path}"  # once it is on the Hub, its name there
+model = AutoModelForSequenceClassification.from_pretrained(where, num_labels=2)  # the classifier is new: fine-tune it
+tokenizer = AutoTokenizer.from_pretrained(where)
 ```
 
 | | |
@@ -40,7 +41,7 @@ def model_card(record: Record, name: str, config: FNetBertConfig, path: str | No
     method += " and its masked-LM predictions" * bool(params.get("logits_weight"))
     errors = last_errors(record.metrics.history)
     on_hub = {"base_model": record.teacher.name} if record.teacher.source == "hub" else {}
-    on_hub |= {"datasets": [HUB_NAME]} if record.data.source == "hub" else {}
+    on_hub |= {"datasets": [HUB_NAME], "language": "en"} if record.data.source == "hub" else {}
     kinds = [f"{config.mixers.count(mixer)} x {mixer}" for mixer in dict.fromkeys(config.mixers)]
     rows = {
         "Teacher": f"{record.teacher.name} (weights {record.teacher.fingerprint})",
@@ -55,7 +56,7 @@ def model_card(record: Record, name: str, config: FNetBertConfig, path: str | No
         "Precision": record.env["precision"], "Seed": str(record.seed),
         "Code": f"commit {record.code.commit}" + (", with changes" if record.code.dirty else ""),
     }
-    data = ModelCardData(library_name="transformers", language="en", tags=["fnet", "token-mixing", record.model],
+    data = ModelCardData(library_name="transformers", tags=["fnet", "token-mixing", record.model],
                          pipeline_tag="fill-mask", **on_hub)
     text = TEXT.format(name=name, path=path or name, teacher=record.teacher.name, recipe=record.model, mixers=", ".join(kinds), method=method,
                        rows="\n".join(f"| {key} | {value} |" for key, value in rows.items()), run_id=record.run_id)

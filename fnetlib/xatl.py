@@ -147,7 +147,7 @@ def entries(results: Results) -> dict[str, Any]:
     """The summary's figures of the transferred arm: student -> `speedup` by from-scratch budget, as `1x`, `2x`, ... of the smallest whose rival is
     past the plateau (shorter ones do not count; if none is, those clearly below token frequencies), `speedup_is_lower_bound` (there by the first evaluation), `rival_learned` (it is past the plateau), `rival_one_rate` (no other learning rate was tried) and `gain_loss_pct`, the relative gain in loss after the
     same steps; `gain_<task>` after fine-tuning, where both arms were, by the same budgets, `gain_<task>_share_of_steps` where the transferred one
-    had a share of them only. One teacher a budget, see `headline`."""
+    had a share of them only. `teacher`, `gain_<task>_teacher`: whose weights the transferred student started with, one a figure, see `headline`."""
     data, gains, found = headline(speedups(results)), glue_gains(results), {}
     for model, part in data.groupby("model", sort=False):
         names, counted = budget_names(part), part[part["learned" if part["learned"].any() else "clear"].astype(bool)]
@@ -159,6 +159,7 @@ def entries(results: Results) -> dict[str, Any]:
             "speedup_is_lower_bound": {name: bool(rows["at_least"].any()) for name, rows in budgets},
             "rival_one_rate": {name: bool((rows["scratch_edge"] == "only rate").any()) for name, rows in budgets},
             "rival_learned": {name: bool(rows["learned"].all()) for name, rows in budgets},
+            "teacher": {name: rows["teacher"].iloc[0] for name, rows in budgets},
             "gain_loss_pct": {name: _round((100 * rows["gain"] / rows["scratch_loss"]).mean()) for name, rows in budgets}}
         teachers = {steps: rows["teacher"].iloc[0] for steps, rows in counted.groupby("steps")}
         mine = gains[(gains["model"] == model) & gains["steps"].isin(teachers)]
@@ -167,6 +168,7 @@ def entries(results: Results) -> dict[str, Any]:
             same = same if len(same) and same["transferred_n"].max() > 1 else rows  # one seed says little where another teacher has more
             row = same.loc[same["transferred_n"].idxmax()]
             found[model].setdefault(f"gain_{task}", {})[names[steps]] = _round(row["gain"])
+            found[model].setdefault(f"gain_{task}_teacher", {})[names[steps]] = row["teacher"]
             if row["transferred_steps"] < steps:
                 found[model].setdefault(f"gain_{task}_share_of_steps", {})[names[steps]] = _round(row["transferred_steps"] / steps)
     return found

@@ -9,7 +9,7 @@ import pandas as pd
 from .results import Results, is_grid, metric_title, natural, tagged, task_title
 from .statistics import Summary, paired, summarise
 from .tables import Table, mean_sd, number
-from .xatl_runs import FROM_SCRATCH, TRANSFERRED, students
+from .xatl_runs import FROM_SCRATCH, TRANSFERRED, best_rates, students
 
 
 def glue_gains(results: Results) -> pd.DataFrame:
@@ -18,14 +18,17 @@ def glue_gains(results: Results) -> pd.DataFrame:
     learning rates of fine-tuning each arm has its best mean over seeds.
 
     transferred_steps: as many, or where nothing was fine-tuned after as many the most below: then `gain` is at less compute.
-    scratch_teacher: the from-scratch student's; it has none of its weights.
+    scratch_teacher: the from-scratch student's; it has none of its weights. scratch_mlm_rate, scratch_mlm_gap and the same of `transferred`:
+    the masked-LM learning rate of the student that was fine-tuned, and how far its loss ended above that of its arm's best rate, in nats.
     """
-    runs = {r.record.run_id: r for r in students(results).itertuples() if r.arm in (FROM_SCRATCH, TRANSFERRED)}
+    trained = students(results)
+    runs = {r.record.run_id: r for r in trained.itertuples() if r.arm in (FROM_SCRATCH, TRANSFERRED)}
+    lowest = {_arm(r): r.loss for r in best_rates(trained).itertuples()}
     rows = [{"model": r.model, "task": r.task, "note": r.note, "metric": r.metric, "seed": r.seed, "last": r.last, "collapsed": bool(r.degenerate), "grid": is_grid(r.training),
              "rate": r.record.params["learning_rate"], "student": run.record.run_id, "arm": run.arm, "steps": run.steps,
-             "teacher": run.record.teacher.name if run.record.teacher else ""}
+             "teacher": run.record.teacher.name if run.record.teacher else "", "mlm_rate": run.learning_rate, "mlm_gap": run.loss - lowest[_arm(run)]}
             for r in results.finetune.itertuples() if r.record.adapted and (run := runs.get(r.record.adapted.run_id))]
-    frame = pd.DataFrame(rows, columns=["model", "task", "note", "metric", "seed", "last", "collapsed", "grid", "rate", "student", "arm", "steps", "teacher"])
+    frame = pd.DataFrame(rows, columns=["model", "task", "note", "metric", "seed", "last", "collapsed", "grid", "rate", "student", "arm", "steps", "teacher", "mlm_rate", "mlm_gap"])
     found = []
     for (model, task, steps), part in frame[frame["arm"] == FROM_SCRATCH].groupby(["model", "task", "steps"], sort=False):
         theirs = _best_tuned(part)
@@ -42,28 +45,32 @@ def glue_gains(results: Results) -> pd.DataFrame:
                 found.append({"model": model, "task": task, "note": part["note"].iloc[0], "steps": steps, "teacher": teacher,
                               "transferred_steps": ours["steps"].iloc[0], "scratch_teacher": theirs.teacher, "metric": part["metric"].iloc[0],
                               "scratch_rates": theirs.rates, "transferred_rates": mine.rates,
+                              "scratch_mlm_rate": theirs.mlm_rate, "scratch_mlm_gap": theirs.mlm_gap, "transferred_mlm_rate": mine.mlm_rate, "transferred_mlm_gap": mine.mlm_gap,
                               **_scores("scratch", summarise(before)), **_scores("transferred", summarise(after)),
                               **fell, "gain": gain.mean, "low": gain.low, "high": gain.high})
     return pd.DataFrame(found, columns=["model", "task", "note", "steps", "transferred_steps", "teacher", "scratch_teacher", "metric",
-                                        "scratch_rates", "transferred_rates", "scratch", "scratch_sd", "scratch_n", "transferred", "transferred_sd",
+                                        "scratch_rates", "transferred_rates", "scratch_mlm_rate", "scratch_mlm_gap", "transferred_mlm_rate", "transferred_mlm_gap", "scratch", "scratch_sd", "scratch_n", "transferred", "transferred_sd",
                                         "transferred_n", "scratch_collapsed", "transferred_collapsed", "gain", "low", "high"])
 
 
 class Tuned(NamedTuple):
     """The student and learning rate with the best mean: its student's teacher, by seed the scores and whether one class was predicted
-    for every example, and how many rates were tried."""
+    for every example, how many rates were tried, and of masked-LM: the student's rate, and its loss above that of its arm's best rate."""
 
     teacher: str
     scores: pd.Series
     collapsed: pd.Series
     rates: int
+    mlm_rate: float
+    mlm_gap: float
 
 
 def _best_tuned(part: pd.DataFrame) -> Tuned | None:
     """None without a score. The grid's runs choose, and are no result."""
     runs = [own for _, own in part[~part["grid"].astype(bool)].groupby(["student", "rate"], sort=False) if own["last"].notna().any()]
     best = max(runs, key=lambda own: own["last"].mean(), default=None)
-    return None if best is None else Tuned(best["teacher"].iloc[0], best.groupby("seed")["last"].mean(), best.groupby("seed")["collapsed"].any(), part["rate"].nunique())
+    return None if best is None else Tuned(best["teacher"].iloc[0], best.groupby("seed")["last"].mean(), best.groupby("seed")["collapsed"].any(), part["rate"].nunique(),
+                                             best["mlm_rate"].iloc[0], best["mlm_gap"].iloc[0])
 
 
 def _scores(arm: str, scores: Any) -> dict[str, Any]:
@@ -81,19 +88,30 @@ def glue(results: Results) -> Table:
               "From scratch": mean_sd(r.scratch, r.scratch_sd, r.scratch_n) + "†" * bool(r.scratch_collapsed),
               "Transferred": mean_sd(r.transferred, r.transferred_sd, r.transferred_n) + "†" * bool(r.transferred_collapsed),
               "Gain": number(r.gain, sign=True) + ("" if pd.isna(r.low) else f" [{number(r.low, sign=True)}, {number(r.high, sign=True)}]"),
-              "Rates tried": f"{r.scratch_rates}, {r.transferred_rates}"}
+              "Rates tried": f"{r.scratch_rates}, {r.transferred_rates}",
+              "Masked-LM rates": f"{_mlm(r.scratch_mlm_rate, r.scratch_mlm_gap)}, {_mlm(r.transferred_mlm_rate, r.transferred_mlm_gap)}"}
              for r in data.itertuples()]
     notes = ["Mean ± standard deviation over seeds (n) of fine-tuned students that saw the same text for the same steps"
              + (" (where it says so the transferred one for fewer: its gain is at less compute)" if fewer else "") + "; of "
              "the learning rates of fine-tuning that were tried (from scratch, transferred) each arm has its best. Gains are in the metric's own unit, "
              "over the seeds that both have, where these are two or more, with a 95% bootstrap interval, too narrow for so few."
-             + " *Teacher*: whose weights the transferred student started with; a from-scratch student has only its shape." * named]
+             + " *Teacher*: whose weights the transferred student started with; a from-scratch student has only its shape." * named
+             + " *Masked-LM rates*: of the students that were fine-tuned, from scratch and transferred; where another run of that arm, mostly at another rate, ended lower it says by how "
+             "many nats, so a gain over such a student from scratch may be too large." * bool(len(data))]
     collapsed = [f"`{r.model}` after {r.steps:,} steps, {task_title(r.task)}: {count} of {n} {arm}" for r in data.itertuples()
                  for arm, count, n in ((FROM_SCRATCH, r.scratch_collapsed, r.scratch_n), (TRANSFERRED, r.transferred_collapsed, r.transferred_n)) if count]
     notes += [f"† some runs predict one class for every example: {'; '.join(collapsed)}."] if collapsed else []
     if data.empty:
         notes = ["No pair of students, from scratch and transferred, is fine-tuned yet: 03 with `-p student FOLDER`."]
     return Table("xatl-glue", tagged("GLUE after XATL", results.tag), data, {"": pd.DataFrame(shown)} if shown else {}, notes)
+
+
+def _arm(run: Any) -> tuple:
+    return run.model, run.arm, run.teacher, run.steps, run.seed
+
+
+def _mlm(rate: float, gap: float) -> str:
+    return f"{rate:g}" + (f" (−{number(gap)} by another run)" if gap > 0.0005 else "")
 
 
 def _teachers(row: Any) -> str:

@@ -18,6 +18,7 @@ from fnetlib import synthetic
 from fnetlib.adapt import adapt, curve, in_words, make_trainer, prepare
 from fnetlib.callbacks import last_checkpoint
 from fnetlib.distill import layer_errors
+from fnetlib.freezing import frozen_by
 from fnetlib.model_card import model_card
 from fnetlib.params import AdaptParams, ParameterError, TransferParams
 from fnetlib.records import RecordStore
@@ -106,6 +107,32 @@ def killed_at(step):
     return Kill()
 
 
+def steps_of(trainer):
+    """The steps that it will have trained."""
+    steps = []
+    trainer.add_callback(type("Steps", (TrainerCallback,), {"on_step_begin": lambda self, args, state, control, **kw: steps.append(state.global_step)})())
+    return steps
+
+
+def test_a_killed_adaptation_goes_on_and_its_record_says_so(params, text, monkeypatch):
+    made = []
+
+    def killable(*args, **kwargs):
+        made.append(make_trainer(*args, **kwargs))
+        if len(made) == 1:
+            made[0][0].add_callback(killed_at(27))
+        return made[-1]
+
+    monkeypatch.setattr(module, "make_trainer", killable)
+    with pytest.raises(KeyboardInterrupt):
+        run(params(precision="bf16"), text)
+    assert not RecordStore(params().results).all()
+    record, student = run(params(precision="bf16"), text)
+    assert record.timing["resumed"] and record.timing["shared"] and record.timing["steps"] == 40  # its pace measures nothing
+    assert record.env["precision"] == "bf16" and {p.dtype for p in student.parameters()} == {torch.float32}
+    assert [h["step"] for h in record.metrics.history] == list(range(0, 41, 2))
+
+
 def test_a_killed_run_goes_on_from_its_checkpoint(params, text, tmp_path):
     asked, teacher, losses = params(), load_teacher(params().teacher), {}
     for name in ("whole", "killed", "resumed"):
@@ -117,7 +144,9 @@ def test_a_killed_run_goes_on_from_its_checkpoint(params, text, tmp_path):
             with pytest.raises(KeyboardInterrupt):
                 trainer.train()
         else:
+            done = steps_of(trainer)
             trainer.train(resume_from_checkpoint=last_checkpoint(work))
+            assert done == list(range({"whole": 0, "resumed": 20}[name], 40))  # not from the start
             history = clock.history(trainer.state.log_history)
             assert [h["step"] for h in history] == list(range(0, 41, 2))
             losses[name] = history[-1]["eval_loss"]
@@ -141,7 +170,9 @@ def test_stages_outlive_a_kill(params, text, tmp_path, how, step, monkeypatch):
             with pytest.raises(KeyboardInterrupt):
                 trainer.train()
         else:
+            done = steps_of(trainer)
             trainer.train(resume_from_checkpoint=last_checkpoint(work))
+            assert done == list(range({"whole": 0, "resumed": step}[name], 40))
             rates = [group["lr"] for group in trainer.optimizer.param_groups]
             found[name] = thaw and thaw.step, rates, clock.history(trainer.state.log_history)[-1]["eval_loss"]
     assert (found["whole"][0] is None) == (how.get("adapt") == "distill")
@@ -273,6 +304,7 @@ def test_the_card_names_what_is_on_the_hub(params, text):
     hub = {name: getattr(record, name).model_copy(update={"source": "hub"}) for name in ("teacher", "data")}
     card = model_card(record.model_copy(update=hub), "mine", student.config)
     assert card.data.base_model == record.teacher.name and card.data.datasets == ["wikimedia/wikipedia"]
+    assert (here.data.language, card.data.language) == (None, "en")  # of the user's own text nothing is known
 
 
 def test_the_readmes_lines_adapt_and_load(params, text, tmp_path, tiny_teacher_folder, monkeypatch):
@@ -349,6 +381,23 @@ def test_two_processes_train_as_many_steps_whatever_each_took_for_its_first(para
     by_two_processes([str(tmp_path / "uneven.py")], options)
     record, = RecordStore(tmp_path / "two").all()
     assert record.timing["steps"] == 12 and record.timing["processes"] == 2
+
+
+@pytest.mark.parametrize("patience, thawed", [(99, None), (1, 8)])
+def test_what_rests_rests_in_two_processes_too(params, text, tmp_path, patience, thawed):
+    folder = tmp_path / "text"
+    folder.mkdir()
+    text.train.to_parquet(folder / "a.parquet")
+    text.held_out.to_parquet(folder / "b.parquet")
+    asked = AdaptParams.parse(params(model="hybrid-2", freeze="feed_forward", lit_threshold=0.9, lit_patience=patience, lit_window=0.1, text=str(folder)).model_dump())
+    _, untrained, _, _ = prepare(asked)
+    frozen = set(frozen_by("feed_forward", untrained))
+    by_two_processes(["-m", "fnetlib"], asked.model_dump(exclude_defaults=True))
+    record, = RecordStore(asked.results).all()
+    assert record.timing["processes"] == 2 and record.timing["unfrozen_at_step"] == thawed and record.parameters.trainable < record.parameters.total
+    before, after = untrained.state_dict(), load_teacher(asked.save).model.state_dict()
+    moved = {name for name, value in untrained.named_parameters() if name in after and not torch.equal(before[name], after[name])}
+    assert moved - frozen and (moved & frozen == set() if thawed is None else len(moved & frozen) > 5)
 
 
 def test_two_processes_share_a_batch(params, text, tmp_path):

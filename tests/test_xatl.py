@@ -136,7 +136,7 @@ def test_tables_figure_and_summary(results):
     plt.close(figure)
     assert xatl.entries(results) == {"fnet": {
         "speedup": {"1x": 2.0, "2x": pytest.approx(200 / 75, abs=1e-4)}, "speedup_is_lower_bound": {"1x": False, "2x": False}, "rival_learned": {"1x": True, "2x": True}, "rival_one_rate": {"1x": False, "2x": True},
-        "gain_loss_pct": {"1x": 40.0, "2x": 50.0}}}
+        "teacher": {"1x": "minilm", "2x": "minilm"}, "gain_loss_pct": {"1x": 40.0, "2x": 50.0}}}
     sentence = xatl.sentences(results)[0]
     assert "2.0x, 2.7x sooner" in sentence and "2.000 against 4.000" in sentence
 
@@ -175,7 +175,7 @@ def test_a_budget_has_one_teacher_and_no_mean_over_them(tmp_path):
     assert shown == {100: ("z-teacher", 1.0), 200: ("minilm", 2.5), 400: ("z-teacher", 2.0)}  # most runs before name
     assert xatl.entries(results)["fnet"]["gain_loss_pct"] == {"1x": 80.0, "2x": 37.5, "4x": pytest.approx(42.857143)}
     text = xatl.table(results).markdown()
-    assert "| z-teacher |" in text and "`fnet` 1.500 after 100 steps (`a-teacher`)" in text and "From teacher" not in text
+    assert "| z-teacher |" in text and "`fnet` 1.500 after 100 steps, 1.9x sooner (`a-teacher`)" in text and "From teacher" not in text
 
 
 def test_seconds_are_of_one_gpu(tmp_path):
@@ -298,8 +298,18 @@ def test_gain_on_glue_is_transferred_over_from_scratch_at_the_same_budget(tmp_pa
         tuned(ours, 3, 0.99, "inherited_grid")])  # chooses, and is no result
     row, = xatl.glue_gains(results).itertuples()
     assert (row.steps, row.scratch_n, row.transferred_n) == (100, 2, 2) and row.gain == pytest.approx(0.2)
-    assert "| fnet | 100 | RTE accuracy | 0.515 ± 0.007 (2) | 0.715 ± 0.007 (2) | +0.200 [+0.200, +0.200] | 1, 2 |" in xatl.glue(results).markdown()
+    assert "| fnet | 100 | RTE accuracy | 0.515 ± 0.007 (2) | 0.715 ± 0.007 (2) | +0.200 [+0.200, +0.200] | 1, 2 | 0.0005, 0.0005 |" in xatl.glue(results).markdown()
     assert xatl.entries(results)["fnet"]["gain_rte"] == {"1x": 0.2} and "fewer" not in xatl.glue(results).markdown()
+
+
+def test_glue_says_where_a_rival_of_another_rate_was_better(tmp_path):
+    better, scratch, ours = line(end=4.5, groups="none", learning_rate=3e-4), line(end=5.0, groups="none", learning_rate=1e-3), line(end=3.0)
+    runs = [finetune_record("rte", "fnet", seed, score, training="tuned", minutes=0.8, student=student.run_id)
+            for student, score in ((scratch, 0.5), (ours, 0.6)) for seed in (1, 2)]
+    results = results_of(tmp_path, [better, scratch, ours, *runs])
+    row, = xatl.glue_gains(results).itertuples()
+    assert (row.scratch_mlm_rate, row.scratch_mlm_gap, row.transferred_mlm_gap) == (1e-3, pytest.approx(0.5), 0)
+    assert "| 0.001 (−0.500 by another run), " in xatl.glue(results).markdown()
 
 
 def test_a_transferred_student_of_fewer_steps_stands_in_and_is_named(tmp_path):
@@ -313,7 +323,7 @@ def test_a_transferred_student_of_fewer_steps_stands_in_and_is_named(tmp_path):
     assert (row.steps, row.transferred_steps) == (200, 100) and row.gain == pytest.approx(0.1)
     assert "| fnet | 200 (transferred: 100) | RTE" in xatl.glue(results).markdown() and "at less compute" in xatl.glue(results).markdown()
     entry = xatl.entries(results)["fnet"]
-    assert entry["gain_rte"] == {"2x": 0.1} and entry["gain_rte_share_of_steps"] == {"2x": 0.5}
+    assert entry["gain_rte"] == {"2x": 0.1} and entry["gain_rte_teacher"] == {"2x": "minilm"} and entry["gain_rte_share_of_steps"] == {"2x": 0.5}
 
 
 def test_glue_shows_each_teacher_and_says_where_the_arms_differ(tmp_path):
@@ -331,7 +341,7 @@ def test_glue_shows_each_teacher_and_says_where_the_arms_differ(tmp_path):
     assert first.scratch == other.scratch == pytest.approx(0.56) and first.scratch_n == 2  # two from-scratch students are not mixed
     text = xatl.glue(results).markdown()
     assert "| minilm | 0.560 ± 0.014 (2) | 0.600 ± – (1) |" in text
-    assert "| second (from scratch: minilm) | 0.560 ± 0.014 (2) | 0.700 ± 0.000 (2) | +0.140 [+0.130, +0.150] | 1, 1 |" in text  # the seeds of both
+    assert "| second (from scratch: minilm) | 0.560 ± 0.014 (2) | 0.700 ± 0.000 (2) | +0.140 [+0.130, +0.150] | 1, 1 | 0.0005, 0.0005 |" in text  # the seeds of both
     assert xatl.entries(results)["fnet"]["gain_rte"] == {"1x": 0.14}  # one seed of the teacher that its other figures are from says less
 
 
