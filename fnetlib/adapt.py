@@ -31,6 +31,7 @@ from transformers import (
 
 from . import records
 from .callbacks import Bar, Clock, CountedTrainer, Pace, TimedCheckpoint, last_checkpoint, say, watched
+from .compiling import can_compile
 from .distill import DistillationTrainer
 from .freezing import Thaw, frozen_by, set_optimizer
 from .model_card import model_card
@@ -71,6 +72,8 @@ def adapt(params: TransferParams, teacher: Teacher, student: PreTrainedModel, re
             raise ParameterError(f"save: {run_id} has a record but no model in {params.save!r}; `-p force True` trains it again")
         student.load_state_dict(type(student).from_pretrained(folder).state_dict())
         return existing
+    if params.compile:
+        can_compile()
     started, work = now(), store.results / "work" / run_id
     env = environment("cuda" if torch.cuda.is_available() else "cpu", params.precision, params.compile)
     outcome, main_process = _train(params, teacher, student, text, work)

@@ -7,11 +7,19 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
+from torch.utils._triton import has_triton
 
+from .errors import ParameterError
 
 GRAPHS = {"triton.cudagraphs": True, "triton.cudagraph_or_error": True}  # torch.compile's options: one launch, or an error
 AUTOTUNED = {"max_autotune": True}  # products by whichever kernel was the fastest, a library's or Triton's with sums in it
 OPTIONS = {"graphs": GRAPHS, "autotuned": AUTOTUNED}  # of the efficiency study's modes
+
+
+def can_compile() -> None:
+    """ParameterError where torch.compile has no compiler for the GPU."""
+    if torch.cuda.is_available() and not has_triton():
+        raise ParameterError("compile: torch.compile needs Triton on this GPU (pip install triton), or a newer GPU; without it: no")
 
 
 def compiled(model: nn.Module, graphs: bool = False) -> Callable:

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, set_seed
 
 from . import records
 from .callbacks import last_checkpoint, say
+from .compiling import can_compile
 from .config import CALIBRATED, FILTERS, recipe
 from .glue_trainer import EVAL_BATCH_SIZE, GlueTrainer, epochs, make_trainer
 from .metrics import chance
@@ -108,6 +109,8 @@ def run(params: FinetuneParams, data: TaskData, teacher: Teacher, model: str, se
         raise ParameterError("precision: 'fp16' needs a GPU; on this CPU one of: fp32, bf16")
     if params.compile == "graphs" and not torch.cuda.is_available():
         raise ParameterError("compile: 'graphs' needs a GPU; on this CPU one of: no, default")
+    if params.compile != "no":
+        can_compile()
     common = {
         "run_id": run_id, "stage": "finetune", "params": decisive, "seed": seed, "task": params.task, "model": model,
         "training": params.recipe_name, "teacher": teacher.record(), "data": data.record, "code": code(),

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from . import published
-from .params import LEAN, PADDED, PEER_NAMES
+from .params import LEAN, MODES, PADDED, PEER_NAMES
 from .records import Record, label
 from .results import GROUP, SOLO, Results, footnotes, metric_title, model_key, notes_of, once, tagged, task_title
 from .tables import NONE, Table, average, eval_loss, heading, mean_sd, number, train_loss
@@ -70,7 +71,8 @@ def speed(results: Results) -> Table:
     notes = ["*train* is a training step, *infer* a forward pass: how many times as fast as BERT (BERT 1.00, more is "
              "faster) and as the bound, the same model with the mixing removed (at most 1.00 but for noise, of a model that has its projection): median "
              "[quartiles] of ratios within interleaved rounds; n rounds. Memory and FLOPs are "
-             "ours over BERT's (less is better). Inputs are random tokens."]
+             "ours over BERT's (less is better); FLOPs are of half of the spectrum, also where a GPU takes the whole of it to launch less "
+             "(eager, in half precision up to 2,048 tokens), which multiplies about twice as much in the mixing. Inputs are random tokens."]
     if data[[f"{kind}_launched_s" for kind in KINDS]].notna().any(axis=None):
         notes.append("*launched*: the share of a step's time after which the host had launched all of it. Near 100% the GPU waits for the host; it may "
                      "also be that the host waits where more than a thousand launches queue.")
@@ -185,21 +187,42 @@ def of_one_device(records: list[Record]) -> list[Record]:
 
 
 def entries(results: Results) -> dict[str, Any]:
-    """The summary's figures: `speed.<gpu|cpu>.n<length>.<train|infer>.<model>` = {vs_bound, vs_bert, vs_best_peer, device, mode,
-    peer_mode}, how many times as fast (peer_mode: the mode of vs_best_peer), and `memory.n<length>.<model>` = {vs_bert, device,
+    """The summary's figures: `speed.<gpu|cpu>.n<length>.<train|infer>.<model>` = {vs_bound, vs_bert, vs_best_peer, device, tokens, mode,
+    peer, peer_mode}, how many times as fast (tokens: of a step; peer, peer_mode: of vs_best_peer), with `blocks` where several were
+    compiled, see `block_ranges`, and `memory.n<length>.<model>` = {vs_bert, device,
     mode, least_vs_bert, least_mode}, peak memory of a training step on a GPU as a share of BERT's in the same mode: the fastest mode that
     has it, and the one where the share is smallest. RULE says how modes are compared."""
     found: dict[str, Any] = {"speed": {}, "memory": {}}
+    ranges = block_ranges(results.efficiency)
     for r in _of_one_batch(beside_bert(results)).itertuples():
         place = found["speed"].setdefault(r.where, {}).setdefault(f"n{r.length}", {}).setdefault(r.kind, {})
         ratios = {name: _known(getattr(r, name)) for name in ("vs_bound", "vs_bert", "vs_best_peer")}
-        place.setdefault(r.model, {**ratios, "device": r.device_name, "mode": r.mode,
-                                   "peer_mode": None if pd.isna(r.peer_mode) else r.peer_mode})
+        blocks = ranges.get((r.device_name, r.shape, r.tokens, r.length, r.model, r.kind))
+        place.setdefault(r.model, {**ratios, "device": r.device_name, "tokens": int(r.tokens), "mode": r.mode,
+                                   **{name: None if pd.isna(value) else value for name, value in (("peer", r.peer), ("peer_mode", r.peer_mode))},
+                                   **({"blocks": blocks} if blocks else {})})
         if (r.where, r.kind) == ("gpu", "train") and pd.notna(r.peak_vs_bert):
             found["memory"].setdefault(f"n{r.length}", {}).setdefault(
                 r.model, {"vs_bert": _known(r.peak_vs_bert), "device": r.device_name, "mode": r.peak_mode,
                           "least_vs_bert": _known(r.least_vs_bert), "least_mode": r.least_mode})
     return {name: values for name, values in found.items() if values}
+
+
+def block_ranges(records: list[Record]) -> dict[tuple, dict[str, Any]]:
+    """(device, shape, tokens, length, model, kind) -> {n, vs_bert: [lowest, median, highest], vs_bound: the same}: ratios within each of the n
+    compiled blocks that were ever measured, two or more, whichever mode or newer block the report goes by; lean modes apart."""
+    data = pd.DataFrame([_measurement(r) for r in records], columns=_COLUMNS)
+    own = SUMMARISED["gpu"], SUMMARISED["cpu"]
+    on_gpu = data["device"].astype(str).str.startswith("cuda")
+    data = data[(data["status"] == "finished") & ~data["padded"].astype(bool) & data["mode"].isin(set(MODES) - {"eager", *LEAN})
+                & data["backend"].fillna("auto").eq("auto") & (data["precision"] == on_gpu.map({True: own[0], False: own[1]}))]
+    found = {}
+    for key, group in data.groupby(["device_name", "shape", "tokens", "length", "model"], sort=False):
+        for kind in KINDS:
+            values = {name: group[f"{kind}_{name}"].dropna().astype(float) for name in ("vs_bert", "vs_bound")}
+            if min(len(ratios) for ratios in values.values()) > 1:
+                found[*key, kind] = {"n": len(group), **{name: [_known(f(ratios)) for f in (min, np.median, max)] for name, ratios in values.items()}}
+    return found
 
 
 def _of_one_batch(data: pd.DataFrame) -> pd.DataFrame:

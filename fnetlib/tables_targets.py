@@ -64,7 +64,7 @@ def table(results: Results) -> Table:
     rows = [{"Target": target.what, "Aim": _aim(target), "Measured": _measured(r), "The bound's": number(r.limit, 2),
              "": "not measured" if r.met is None else "met" if r.met else "**missed**"}
             for target, r in zip(results.preset.targets, data.itertuples())]
-    notes = ["The aims are those of the study's plan; those of `+taylor` and `+gated`, later additions, are their plain models'. Figures are those of `summary.json`, square brackets their 95% intervals, round ones the model, the mode that a speed was measured in, or lowest and highest over n seeds; within so many minutes the best of "
+    notes = ["The aims are those of the study's plan; those of `+taylor` and `+gated`, later additions, are their plain models'. Figures are those of `summary.json`, square brackets their 95% intervals, round ones the model, the mode that a speed was measured in, by its newest block of models, or lowest and highest over n seeds or within each of the blocks, where both models are in one mode; within so many minutes the best of "
              f"what was tried, at {FEWEST_PAIRS} seeds or more, which the same scores choose. *The bound*: the "
              "same model with no mixing at all, as fast as a mixer that costs nothing. A hybrid keeps its attention spread; *layers that scores chose*: the best with it elsewhere, by a search that is not in the minutes. *Plateau*: `xatl.md`. *Aim*: what the plan hopes for beyond; met or missed goes by the first figure. "
              "Speeds and memory are of BERT-base's shape, steps in fine-tuning of this preset's teacher."]
@@ -101,6 +101,9 @@ def _by(at: str, name: str, beside: dict[str, Any], chosen: str) -> str | None:
         return model + chosen
     if "lowest" in beside:
         return f"{number(beside['lowest'], 2)} to {number(beside['highest'], 2)}, n={beside['n']}"
+    if name in (beside.get("blocks") or {}):
+        low, median, high = beside["blocks"][name]
+        return f"{beside['mode']}; {number(low, 2)} to {number(high, 2)}, median {number(median, 2)}, within {beside['blocks']['n']} compiled blocks"
     return beside.get({"vs_best_peer": "peer_mode", "least_vs_bert": "least_mode"}.get(name, "mode"))
 
 

@@ -406,6 +406,13 @@ def test_graphs_without_a_gpu_are_refused(params):
         finetune(params(compile="graphs"))
 
 
+def test_a_gpu_without_triton_does_not_compile_and_says_so(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(compiling, "has_triton", lambda: False)
+    with pytest.raises(ParameterError, match="compile: torch.compile needs Triton on this GPU .*without it: no"):
+        compiling.can_compile()
+
+
 def test_more_shapes_than_there_is_room_for_are_an_error_not_eager(params, without_code, tmp_path, monkeypatch):
     monkeypatch.setattr(glue_trainer, "room_for", lambda shapes: compiling.room_for(1))
     with pytest.raises(RuntimeError, match="torch.compile: more than 1 shapes"):

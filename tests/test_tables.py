@@ -359,14 +359,30 @@ def test_the_summary_compares_the_fastest_modes(made):
                    gpu_run("fnet", 1000, shape="minilm"))
     found = tables_speed.entries(results)
     ours = found["speed"]["gpu"]["n128"]["train"]
-    assert ours["fnet"] == {"vs_bound": 0.8, "vs_bert": 1.25, "vs_best_peer": 4.0, "device": "test GPU", "mode": "compiled", "peer_mode": "eager"}
+    assert ours["fnet"] == {"vs_bound": 0.8, "vs_bert": 1.25, "vs_best_peer": 4.0, "device": "test GPU", "tokens": 4096, "mode": "compiled", "peer": "longformer", "peer_mode": "eager"}
     assert ours["fnet-naive"]["vs_bert"] == 0.75 and ours["fnet-naive"]["mode"] == "eager"  # 0.67 s against 0.5 s
     assert ours["longformer"]["vs_bert"] == 0.25 and ours["longformer"]["vs_best_peer"] == 1
     assert found["speed"]["cpu"]["n512"]["infer"]["fnet"] == {"vs_bound": None, "vs_bert": 2.0, "vs_best_peer": None, "device": "test CPU",
-                                                              "mode": "eager", "peer_mode": None}
+                                                              "tokens": 4096, "mode": "eager", "peer": None, "peer_mode": None}
     memory = found["memory"]["n128"]
     assert memory["fnet"] == {"vs_bert": 0.8, "device": "test GPU", "mode": "compiled", "least_vs_bert": 0.5, "least_mode": "eager"} and memory["longformer"]["vs_bert"] == 2.0
     assert summary.figures(results)["speed"] == found["speed"]
+
+
+def test_the_summary_tells_how_far_compiled_blocks_are_apart(made):
+    """Whichever of them the report goes by; eager and lean ones, other precisions and other shapes are no blocks of these."""
+    blocks = [("compiled", 2, 0.8, 10), ("layers", 3, 0.9, 10), ("layers", 2.5, 0.7, 9), ("eager", 9, 1, 10), ("lean", 9, 1, 10)]
+    runs = [gpu_run(model, speedup if model == "fnet" else 1, mode, repeats=repeats, bound=share if model == "fnet" else None)
+            for mode, speedup, share, repeats in blocks for model in ("bert", "fnet")]
+    found = tables_speed.entries(made(*runs, gpu_run("fnet", 100, "compiled", precision="fp16", bound=0.1)))
+    place = found["speed"]["gpu"]["n128"]["train"]
+    assert place["fnet"]["blocks"] == {"n": 3, "vs_bert": [2.0, 2.5, 3.0], "vs_bound": [0.7, 0.8, 0.9]} and "blocks" not in place["bert"]
+
+
+def test_a_target_says_how_far_blocks_are_apart(made, monkeypatch):
+    speed = {"vs_bert": 1.5, "vs_bound": 0.9, "mode": "layers", "blocks": {"n": 3, "vs_bert": [1.2, 1.4, 1.5], "vs_bound": [0.8, 0.9, 0.9]}}
+    monkeypatch.setattr(tables_targets, "figures", lambda results: {"speed": {"gpu": {"n512": {"train": {"fnet": speed}}}}})
+    assert "| 1.500 (layers; 1.20 to 1.50, median 1.40, within 3 compiled blocks) |" in tables_targets.table(made(*study_records())).markdown()
 
 
 def test_a_model_may_be_fastest_in_another_mode_than_bert():
