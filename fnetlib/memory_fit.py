@@ -150,7 +150,7 @@ def table(records: list[Record]) -> Table:
     data = pd.DataFrame([{**r.params, "model": r.model, "longest": r.memory["longest"], "error": r.error} for r in records])
     settings = {f"{r.params['device']}: shape {r.params['shape']}, {r.params['precision']}, one sequence, eager" for r in records}
     notes = [f"Tokens of the longest sequence, within {RATIO - 1:.0%}, that trains in so much memory, {RESERVED:g} GB of which are "
-             "left to the driver and the libraries. A T4, as on Colab, has 16 GB."]
+             "left to the driver and the libraries; a dash, or a model that is not here: not tried. A T4, as on Colab, has 16 GB."]
     notes += [f"`{r.model}`, {r.params['gb']} GB: {r.error}" for r in records if r.error]
     return Table("fit", "The longest sequence that fits", data, {"; ".join(sorted(settings)): pd.DataFrame(rows)} if rows else {},
                  notes if rows else ["Not measured: it needs a GPU, and fit_gb, e.g. 16."])

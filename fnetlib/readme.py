@@ -90,7 +90,7 @@ def _markdown(build: Callable[[Results], tables.Table]) -> Callable[[Results], s
 
 
 SECTIONS: dict[str, Callable[[Results], str]] = {
-    "answer": answer.markdown, "headline": headline,
+    "answer": answer.markdown, "headline": headline, "xatl-answer": xatl.answer,
     **{f"{name}-findings": lambda results, parts=parts: findings(results, parts) for name, parts in FINDINGS.items()},
     **{name: _markdown(build) for name, build in {
         "glance": tables_glance.glance, "quality": tables.quality, "runs": tables.runs, "differences": tables.differences, "missing": tables.missing,

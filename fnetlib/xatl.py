@@ -20,7 +20,7 @@ from .xatl_glue import glue, glue_gains
 from .xatl_plots import arm_curves, curves
 from .xatl_runs import CLEAR, FROM_SCRATCH, LEARNED, TRANSFERRED, budget_names, headline, held_out, speedups, students, times
 
-__all__ = ["arm_curves", "arms", "curves", "entries", "glue", "glue_gains", "rates", "sentences", "table"]
+__all__ = ["answer", "arm_curves", "arms", "curves", "entries", "glue", "glue_gains", "rates", "sentences", "table"]
 
 
 def table(results: Results) -> Table:
@@ -141,6 +141,21 @@ def transferred_sentences(results: Results) -> list[str]:
                          if pd.notna(last.loss) else "") + "."
             + (f" At {', '.join(weak)} the rival has hardly begun to learn, and does not count." if weak else ""))
     return lines
+
+
+def answer(results: Results) -> str:
+    """The speed-ups and the gain in loss at the budgets that count, a line a student with two of them or more."""
+    lines = []
+    for model, part in headline(speedups(results)).groupby("model", sort=False):
+        rows = list(part[part["learned"].astype(bool)].sort_values("steps").itertuples())
+        if len(rows) > 1:
+            names = budget_names(part)
+            lines.append(
+                f"- **`{model}`** transferred is, at {', '.join(f'{names[r.steps]} ({number(r.tokens / 1e6, 1)} M tokens)' for r in rows)}, "
+                f"**{', '.join(times(r.speedup, r.at_least, r.at_start) or 'not' for r in rows)} sooner**, by runs of as many steps "
+                f"{', '.join(times(r.equal_speedup, r.equal_at_least) or NONE for r in rows)}; then its loss is "
+                f"{', '.join(NONE if pd.isna(r.gain) else f'{100 * r.gain / r.scratch_loss:.0f}%' for r in rows)} lower.")
+    return "\n".join(lines or ["*No student from scratch has learned at two budgets yet.*"]) + "\n"
 
 
 def entries(results: Results) -> dict[str, Any]:
