@@ -167,7 +167,7 @@ def _panel(axis: Any, group: pd.DataFrame, models: set[str], share: bool) -> Non
     axis.axhline(1 if share else group["chance"].dropna().max(), color="#000000" if share else "#777777", lw=1,
                  ls=":" if share else "--", zorder=0)
     axis.set_title(f"{title_of(group.iloc[0])}\n{group['training'].iloc[0]}, {str(group['teacher'].iloc[0]).split('/')[-1]}", fontsize=9)
-    axis.set(xlabel="minutes alone on the GPU", ylabel="recovery" if share else metric_title(group["metric"]))
+    axis.set(xlabel="minutes, reckoned alone on the GPU", ylabel="recovery" if share else metric_title(group["metric"]))
     axis.margins(x=0.08)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
 
