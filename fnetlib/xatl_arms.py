@@ -13,7 +13,7 @@ import pandas as pd
 
 from .params import AdaptParams
 from .plan import lacking_students
-from .results import Results, once, tagged
+from .results import Results, once, tagged, where
 from .tables import NONE, Table, number
 from .transfer import parse_groups
 from .xatl_runs import FROM_SCRATCH, TRANSFERRED, arm_of, best_rates, speedups, students, times
@@ -131,7 +131,7 @@ def _notes(data: pd.DataFrame, results: Results) -> list[str]:
                for r in repeated(results).itertuples()]
     if repeats:
         notes.append(f"The transferred arm once more, from another teacher, at the same rate, where it differs most: {', '.join(repeats)}.")
-    notes += [f"From another teacher, against its own transferred student at the same rate: {'; '.join(found)}." for found in [elsewhere(results)] if found]
+    notes += [f"From another teacher or after more steps, against its own transferred student at the same rate: {'; '.join(found)}." for found in [elsewhere(results)] if found]
     return notes + [f"Without a record: {'; '.join(lacking)}." for lacking in [missing(results)] if lacking]
 
 
@@ -164,13 +164,16 @@ def _from_others(results: Results) -> Iterator[tuple[str, pd.DataFrame, pd.DataF
 
 
 def elsewhere(results: Results) -> list[str]:
-    """The other arms at the smallest budget from a teacher that `smallest` leaves out, each beside its transferred student."""
-    found = []
-    for model, _, away in _from_others(results):
-        for (teacher, rate), runs in away.groupby(["teacher", "learning_rate"]):
-            plain = runs[runs["arm"] == TRANSFERRED]["loss"].min()
-            found += [f"`{model}` {r.arm} {number(r.loss)} against {number(plain)} ({number(r.loss - plain, sign=True)}; `{teacher}`, {rate:g})"
-                      for r in runs[runs["arm"] != TRANSFERRED].itertuples() if pd.notna(plain)]
+    """The other arms that `smallest` leaves out, of another teacher or more steps, each beside the transferred student of its teacher, rate and steps."""
+    found, frame, shown = [], students(results), smallest(results)
+    least = shown.groupby("model")["steps"].min()
+    shown = {r.run_id for r in shown["record"]}
+    away = where(frame, lambda r: r.arm != FROM_SCRATCH and r.record.run_id not in shown)
+    for (model, _, steps, teacher, rate), runs in away.groupby([*KEY, "steps", "teacher", "learning_rate"]):
+        plain = runs[runs["arm"] == TRANSFERRED]["loss"].min()
+        after = f", {steps:,} steps" * bool(steps != least[model])
+        found += [f"`{model}` {r.arm} {number(r.loss)} against {number(plain)} ({number(r.loss - plain, sign=True)}; `{teacher}`, {rate:g}{after})"
+                  for r in runs[runs["arm"] != TRANSFERRED].itertuples() if pd.notna(plain)]
     return found
 
 

@@ -229,10 +229,12 @@ def test_arms_of_another_teacher_stand_in_the_notes(tmp_path):
     results = results_of(tmp_path, [
         line(end=5.0, groups="none"), line(end=3.0, start=7.0), line(end=4.0, start=7.0, learning_rate=3e-3),
         frozen(line(end=2.8, lit_threshold=0.01, **lit), 500, 25), frozen(line(end=3.9, lit_threshold=0.005, learning_rate=3e-3, **lit), 500, 50),
-        *(taught(record, "second") for record in (line(end=3.1, start=7.0), frozen(line(end=3.0, lit_threshold=0.005, **lit), 500, 50)))])
+        *(taught(record, "second") for record in (line(end=3.1, start=7.0), frozen(line(end=3.0, lit_threshold=0.005, **lit), 500, 50))),
+        line(end=4.0, steps=200, groups="none"), line(end=2.0, steps=200, start=7.0), frozen(line(end=2.2, steps=200, lit_threshold=0.01, **lit), 500, 25)])
     assert xatl_arms.elsewhere(results) == [
-        "`fnet` transferred, LIT freezes embeddings (0.005, 1) 3.000 against 3.100 (−0.100; `second`, 0.0005)"]
-    assert "From another teacher, against its own transferred student at the same rate: `fnet` transferred, LIT" in xatl.arms(results).markdown()
+        "`fnet` transferred, LIT freezes embeddings (0.005, 1) 3.000 against 3.100 (−0.100; `second`, 0.0005)",
+        "`fnet` transferred, LIT freezes embeddings (0.01, 1) 2.200 against 2.000 (+0.200; `minilm`, 0.0005, 200 steps)"]
+    assert "From another teacher or after more steps, against its own transferred student at the same rate: `fnet` transferred, LIT" in xatl.arms(results).markdown()
     freezing = xatl.sentences(results)[1]  # a best rate that the transferred student does not have is no verdict
     assert "embeddings [0.01, 1] −0.200" in freezing and "helps with embeddings [0.01, 1] and hurts with none" in freezing
     assert "(embeddings [0.005, 1]: no run here at the transferred student's rate, 0.0005)" in freezing
