@@ -393,7 +393,7 @@ rule analysis:
         rules.build.output,
         rules.transfer.output,
         rules.efficiency.output,
-        [local(str(path)) for path in sorted(Path(f"{SOURCE}fnetlib").glob("*.py"))],
+        [local(str(path)) for path in sorted(Path(f"{SOURCE}fnetlib").rglob("*.py"))],
         notebook=local(f"{NOTEBOOKS}/05_analysis.ipynb"),
     output:
         notebook=f"{RENDERED}/05_analysis.ipynb",

@@ -52,7 +52,8 @@ def unfreeze_step(losses: list[tuple[int, float]], threshold: float, patience: i
 
 
 class Thaw(TrainerCallback):
-    """Unfreezes the parameters by LIT. The windows are the Trainer's logging steps, so a resumed run finds its own.
+    """Unfreezes the parameters by LIT. The windows are the Trainer's logging steps, so a resumed run finds its own (the one that a kill
+    cut is the mean of its remaining steps).
 
     alone: one process. Several each see the mean loss of all, so they unfreeze at one step; but what DistributedDataParallel shares is
     decided before the first step, so there the frozen parameters keep their gradients until `drop_gradients`.
@@ -107,4 +108,4 @@ def linear(warmup: int, total: int) -> Callable[[int], float]:
 def thawing(thaw: Thaw, warmup: int, total: int) -> Callable[[int], float]:
     """Zero until the parameters are unfrozen, then a second warm-up up to the common schedule."""
     common = linear(warmup, total)
-    return lambda step: 0.0 if thaw.step is None else common(step) * min(1.0, (step - thaw.step) / max(1, warmup))
+    return lambda step: 0.0 if thaw.step is None else common(step) * max(0.0, min(1.0, (step - thaw.step) / max(1, warmup)))  # in fp16 a skipped step leaves the schedule behind

@@ -221,7 +221,7 @@ def block_ranges(records: list[Record]) -> dict[tuple, dict[str, Any]]:
         for kind in KINDS:
             values = {name: group[f"{kind}_{name}"].dropna().astype(float) for name in ("vs_bert", "vs_bound")}
             if min(len(ratios) for ratios in values.values()) > 1:
-                found[*key, kind] = {"n": len(group), **{name: [_known(f(ratios)) for f in (min, np.median, max)] for name, ratios in values.items()}}
+                found[*key, kind] = {"n": min(map(len, values.values())), **{name: [_known(f(ratios)) for f in (min, np.median, max)] for name, ratios in values.items()}}
     return found
 
 

@@ -153,7 +153,7 @@ def answer(results: Results) -> str:
             lines.append(
                 f"- **`{model}`** transferred is, at {', '.join(f'{names[r.steps]} ({number(r.tokens / 1e6, 1)} M tokens)' for r in rows)}, "
                 f"**{', '.join(times(r.speedup, r.at_least, r.at_start) or 'not' for r in rows)} sooner**, by runs of as many steps "
-                f"{', '.join(times(r.equal_speedup, r.equal_at_least) or NONE for r in rows)}; then its loss is "
+                f"{', '.join(times(r.equal_speedup, r.equal_at_least) or NONE for r in rows)}; after as many steps its loss is "
                 f"{', '.join(NONE if pd.isna(r.gain) else f'{100 * r.gain / r.scratch_loss:.0f}%' for r in rows)} lower.")
     return "\n".join(lines or ["*No student from scratch has learned at two budgets yet.*"]) + "\n"
 

@@ -14,13 +14,14 @@ from huggingface_hub import ModelCard
 from transformers import DataCollatorForLanguageModeling, TrainerCallback
 
 from fnetlib import adapt as module
+from fnetlib import finetune as finetuning
 from fnetlib import synthetic
 from fnetlib.adapt import adapt, curve, in_words, make_trainer, prepare
 from fnetlib.callbacks import last_checkpoint
 from fnetlib.distill import layer_errors
-from fnetlib.freezing import frozen_by
+from fnetlib.freezing import Thaw, frozen_by
 from fnetlib.model_card import model_card
-from fnetlib.params import AdaptParams, ParameterError, TransferParams
+from fnetlib.params import AdaptParams, FinetuneParams, ParameterError, TransferParams
 from fnetlib.records import RecordStore
 from fnetlib.teacher import fingerprint, load_teacher
 from fnetlib.text import cut, load_text, sentences
@@ -383,6 +384,42 @@ def test_two_processes_train_as_many_steps_whatever_each_took_for_its_first(para
     assert record.timing["steps"] == 12 and record.timing["processes"] == 2
 
 
+def test_dropped_gradients_are_gone_before_they_are_clipped(params, text, tmp_path):
+    teacher = load_teacher(params().teacher)
+    student, _ = build_student(teacher, "hybrid-2", "mlm", seed=0)
+    trainer, _, _ = make_trainer(params(model="hybrid-2"), 4, teacher, student, text, tmp_path)
+    named = dict(student.named_parameters())
+    frozen = [named[name] for name in frozen_by("feed_forward", student)]
+    thaw = Thaw(frozen, 0.9, 99, alone=False)
+    assert all(p.requires_grad for p in frozen)
+    had = []
+
+    def drop():
+        had.append(all(p.grad is not None for p in frozen))
+        thaw.drop_gradients()
+
+    trainer.after_backward = drop
+    left = []
+    trainer.add_callback(type("Left", (TrainerCallback,), {"on_pre_optimizer_step": lambda self, args, state, control, **kw: left.append(
+        {name for name, p in named.items() if p.grad is not None})})())
+    trainer.train()
+    assert had == [True] * 4 and len(left) == 4 and all(names and not names & set(frozen_by("feed_forward", student)) for names in left)
+    thaw.step = 4
+    frozen[0].grad = torch.ones_like(frozen[0])
+    thaw.drop_gradients()
+    assert frozen[0].grad is not None
+
+
+def test_adaptation_and_fine_tuning_ask_for_a_compiler_first(params, text, monkeypatch):
+    for where in (module, finetuning):
+        monkeypatch.setattr(where, "can_compile", lambda: (_ for _ in ()).throw(ParameterError("compile: no Triton")))
+    with pytest.raises(ParameterError, match="no Triton"):
+        run(params(compile=True), text)
+    with pytest.raises(ParameterError, match="no Triton"):
+        finetuning.finetune(FinetuneParams.parse({"teacher": params().teacher, "results": params().results, "data": "synthetic", "model": "bert",
+                                                  "compile": "default", "train_size": 32, "eval_size": 32, "epochs": 1, "max_length": 32}))
+
+
 @pytest.mark.parametrize("patience, thawed", [(99, None), (1, 8)])
 def test_what_rests_rests_in_two_processes_too(params, text, tmp_path, patience, thawed):
     folder = tmp_path / "text"
@@ -392,7 +429,12 @@ def test_what_rests_rests_in_two_processes_too(params, text, tmp_path, patience,
     asked = AdaptParams.parse(params(model="hybrid-2", freeze="feed_forward", lit_threshold=0.9, lit_patience=patience, lit_window=0.1, text=str(folder)).model_dump())
     _, untrained, _, _ = prepare(asked)
     frozen = set(frozen_by("feed_forward", untrained))
-    by_two_processes(["-m", "fnetlib"], asked.model_dump(exclude_defaults=True))
+    (tmp_path / "counted.py").write_text(
+        "import os, sys\nfrom fnetlib import __main__ as cli, freezing\ndrop = freezing.Thaw.drop_gradients\n"
+        "def counted(self):\n    print('x', file=open(f'{sys.argv[0]}.{os.environ[\"RANK\"]}', 'a'))\n    drop(self)\n"
+        "freezing.Thaw.drop_gradients = counted\nsys.exit(cli.main())\n")
+    by_two_processes([str(tmp_path / "counted.py")], asked.model_dump(exclude_defaults=True))
+    assert [len((tmp_path / f"counted.py.{rank}").read_text().split()) for rank in (0, 1)] == [40, 40]
     record, = RecordStore(asked.results).all()
     assert record.timing["processes"] == 2 and record.timing["unfrozen_at_step"] == thawed and record.parameters.trainable < record.parameters.total
     before, after = untrained.state_dict(), load_teacher(asked.save).model.state_dict()

@@ -67,6 +67,7 @@ def test_schedules():
     assert late(60) == 0
     thaw.step = 50
     assert [late(s) for s in (50, 55, 60, 85)] == [0, 0.5 * common(55), common(60), common(85)]
+    assert late(48) == 0  # never a negative rate
 
 
 def test_frozen_weights_rest_until_the_threshold_then_learn(student, tmp_path):

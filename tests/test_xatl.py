@@ -138,7 +138,7 @@ def test_tables_figure_and_summary(results):
         "speedup": {"1x": 2.0, "2x": pytest.approx(200 / 75, abs=1e-4)}, "speedup_is_lower_bound": {"1x": False, "2x": False}, "rival_learned": {"1x": True, "2x": True}, "rival_one_rate": {"1x": False, "2x": True},
         "teacher": {"1x": "minilm", "2x": "minilm"}, "gain_loss_pct": {"1x": 40.0, "2x": 50.0}}}
     assert xatl.answer(results) == ("- **`fnet`** transferred is, at 1x (3.3 M tokens), 2x (6.6 M tokens), **2.0x, 2.7x sooner**, by runs of as many steps 2.0x, 1.7x; "
-                                    "then its loss is 40%, 50% lower.\n")
+                                    "after as many steps its loss is 40%, 50% lower.\n")
     sentence = xatl.sentences(results)[0]
     assert "2.0x, 2.7x sooner" in sentence and "2.000 against 4.000" in sentence
 
