@@ -31,7 +31,7 @@ from transformers import (
 
 from . import records
 from .callbacks import Bar, Clock, CountedTrainer, Pace, TimedCheckpoint, last_checkpoint, say, watched
-from .compiling import can_compile
+from .compiling import require_compiler
 from .distill import DistillationTrainer
 from .freezing import Thaw, frozen_by, set_optimizer
 from .model_card import model_card
@@ -73,7 +73,7 @@ def adapt(params: TransferParams, teacher: Teacher, student: PreTrainedModel, re
         student.load_state_dict(type(student).from_pretrained(folder).state_dict())
         return existing
     if params.compile:
-        can_compile()
+        require_compiler()
     started, work = now(), store.results / "work" / run_id
     env = environment("cuda" if torch.cuda.is_available() else "cpu", params.precision, params.compile)
     outcome, main_process = _train(params, teacher, student, text, work)

@@ -16,7 +16,7 @@ AUTOTUNED = {"max_autotune": True}  # products by whichever kernel was the faste
 OPTIONS = {"graphs": GRAPHS, "autotuned": AUTOTUNED}  # of the efficiency study's modes
 
 
-def can_compile() -> None:
+def require_compiler() -> None:
     """ParameterError where torch.compile has no compiler for the GPU."""
     if torch.cuda.is_available() and not has_triton():
         raise ParameterError("compile: torch.compile needs Triton on this GPU (pip install triton), or a newer GPU; without it: no")

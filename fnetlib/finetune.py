@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, set_seed
 
 from . import records
 from .callbacks import last_checkpoint, say
-from .compiling import can_compile
+from .compiling import require_compiler
 from .config import CALIBRATED, FILTERS, recipe
 from .glue_trainer import EVAL_BATCH_SIZE, GlueTrainer, epochs, make_trainer
 from .metrics import chance
@@ -110,7 +110,7 @@ def run(params: FinetuneParams, data: TaskData, teacher: Teacher, model: str, se
     if params.compile == "graphs" and not torch.cuda.is_available():
         raise ParameterError("compile: 'graphs' needs a GPU; on this CPU one of: no, default")
     if params.compile != "no":
-        can_compile()
+        require_compiler()
     common = {
         "run_id": run_id, "stage": "finetune", "params": decisive, "seed": seed, "task": params.task, "model": model,
         "training": params.recipe_name, "teacher": teacher.record(), "data": data.record, "code": code(),

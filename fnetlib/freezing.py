@@ -108,4 +108,10 @@ def linear(warmup: int, total: int) -> Callable[[int], float]:
 def thawing(thaw: Thaw, warmup: int, total: int) -> Callable[[int], float]:
     """Zero until the parameters are unfrozen, then a second warm-up up to the common schedule."""
     common = linear(warmup, total)
-    return lambda step: 0.0 if thaw.step is None else common(step) * max(0.0, min(1.0, (step - thaw.step) / max(1, warmup)))  # in fp16 a skipped step leaves the schedule behind
+
+    def factor(step: int) -> float:
+        if thaw.step is None or step < thaw.step:  # in fp16 a skipped step leaves the schedule behind
+            return 0.0
+        return common(step) * min(1.0, (step - thaw.step) / max(1, warmup))
+
+    return factor

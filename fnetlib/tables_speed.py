@@ -103,16 +103,21 @@ def fastest(records: list[Record], shape: str = "bert-base") -> pd.DataFrame:
     RULE says how modes (eager, compiled; the faster of several backends) are compared, with the bound as with BERT; a peer is compared in
     one mode. Ratios are medians within rounds. bf16 on a GPU, fp32 on a CPU. The device that most was measured on comes first.
     """
-    data = speed_frame(records)
-    data = data[(data["shape"] == shape) & (data["status"] == "finished") & ~data["padded"].astype(bool)]
-    data = data.assign(where=["gpu" if str(device).startswith("cuda") else "cpu" for device in data["device"]])
-    data = data[data["precision"] == data["where"].map(SUMMARISED)]
+    data = _summarised(speed_frame(records))
+    data = data[data["shape"] == shape]
     measured = data.groupby("device_name")["length"].transform("size")
     data = data.assign(measured=measured).sort_values("measured", ascending=False, kind="stable")
     key, parts = ["where", "device_name", "shape", "tokens", "length"], []
     for values, group in data.groupby(key, sort=False):
         parts += [_beside_bert(group, kind).assign(**dict(zip(key, values)), kind=kind) for kind in KINDS]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*key, "kind", *_BESIDE])
+
+
+def _summarised(data: pd.DataFrame) -> pd.DataFrame:
+    """What finished, without padding, in the precision that one would run; `where` it ran."""
+    data = data[(data["status"] == "finished") & ~data["padded"].astype(bool)]
+    data = data.assign(where=["gpu" if str(device).startswith("cuda") else "cpu" for device in data["device"]])
+    return data[data["precision"] == data["where"].map(SUMMARISED)]
 
 
 @once
@@ -211,11 +216,8 @@ def entries(results: Results) -> dict[str, Any]:
 def block_ranges(records: list[Record]) -> dict[tuple, dict[str, Any]]:
     """(device, shape, tokens, length, model, kind) -> {n, vs_bert: [lowest, median, highest], vs_bound: the same}: ratios within each of the n
     compiled blocks that were ever measured, two or more, whichever mode or newer block the report goes by; lean modes apart."""
-    data = pd.DataFrame([_measurement(r) for r in records], columns=_COLUMNS)
-    own = SUMMARISED["gpu"], SUMMARISED["cpu"]
-    on_gpu = data["device"].astype(str).str.startswith("cuda")
-    data = data[(data["status"] == "finished") & ~data["padded"].astype(bool) & data["mode"].isin(set(MODES) - {"eager", *LEAN})
-                & data["backend"].fillna("auto").eq("auto") & (data["precision"] == on_gpu.map({True: own[0], False: own[1]}))]
+    data = _summarised(pd.DataFrame([_measurement(r) for r in records], columns=_COLUMNS))
+    data = data[data["mode"].isin(set(MODES) - {"eager", *LEAN}) & data["backend"].fillna("auto").eq("auto")]
     found = {}
     for key, group in data.groupby(["device_name", "shape", "tokens", "length", "model"], sort=False):
         for kind in KINDS:

@@ -5,7 +5,6 @@ All of a student's arms here start from one teacher and see the same text, so th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -144,10 +143,12 @@ def _other_lengths(data: pd.DataFrame) -> str:
 def repeated(results: Results) -> pd.DataFrame:
     """What a run differs by from another teacher: model, teacher, learning_rate, difference (nats, to the arms' teacher) of the
     transferred arm at the smallest budget, at that of the learning rates of both where it is largest."""
-    rows = []
-    for model, part, away in _from_others(results):
+    frame, rows = students(results), []
+    for (model, seed), part in smallest(results).groupby(KEY, sort=False):
         mine = part[part["arm"] == TRANSFERRED].groupby("learning_rate")["loss"].min()
-        for teacher, runs in away[away["arm"] == TRANSFERRED].groupby("teacher"):
+        theirs = frame[(frame["model"] == model) & (frame["seed"] == seed) & (frame["arm"] == TRANSFERRED)
+                       & (frame["steps"] == part["steps"].iloc[0]) & ~frame["teacher"].isin(part["teacher"])]
+        for teacher, runs in theirs.groupby("teacher"):
             gaps = (runs.groupby("learning_rate")["loss"].min() - mine).dropna()
             if len(gaps):
                 rate = gaps.abs().idxmax()
@@ -155,20 +156,11 @@ def repeated(results: Results) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["model", "teacher", "learning_rate", "difference"])
 
 
-def _from_others(results: Results) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]:
-    """(student, its runs of `smallest`, its runs of as many steps from the teachers that it leaves out)."""
-    frame = students(results)
-    for (model, seed), part in smallest(results).groupby(KEY, sort=False):
-        yield model, part, frame[(frame["model"] == model) & (frame["seed"] == seed) & (frame["steps"] == part["steps"].iloc[0])
-                                 & (frame["arm"] != FROM_SCRATCH) & ~frame["teacher"].isin(part["teacher"])]
-
-
 def elsewhere(results: Results) -> list[str]:
     """The other arms that `smallest` leaves out, of another teacher or more steps, each beside the transferred student of its teacher, rate and steps."""
-    found, frame, shown = [], students(results), smallest(results)
-    least = shown.groupby("model")["steps"].min()
-    shown = {r.run_id for r in shown["record"]}
-    away = where(frame, lambda r: r.arm != FROM_SCRATCH and r.record.run_id not in shown)
+    found, main = [], smallest(results)
+    least, shown = main.groupby("model")["steps"].min(), {r.run_id for r in main["record"]}
+    away = where(students(results), lambda r: r.arm != FROM_SCRATCH and r.record.run_id not in shown)
     for (model, _, steps, teacher, rate), runs in away.groupby([*KEY, "steps", "teacher", "learning_rate"]):
         plain = runs[runs["arm"] == TRANSFERRED]["loss"].min()
         after = f", {steps:,} steps" * bool(steps != least[model])

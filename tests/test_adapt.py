@@ -412,7 +412,7 @@ def test_dropped_gradients_are_gone_before_they_are_clipped(params, text, tmp_pa
 
 def test_adaptation_and_fine_tuning_ask_for_a_compiler_first(params, text, monkeypatch):
     for where in (module, finetuning):
-        monkeypatch.setattr(where, "can_compile", lambda: (_ for _ in ()).throw(ParameterError("compile: no Triton")))
+        monkeypatch.setattr(where, "require_compiler", lambda: (_ for _ in ()).throw(ParameterError("compile: no Triton")))
     with pytest.raises(ParameterError, match="no Triton"):
         run(params(compile=True), text)
     with pytest.raises(ParameterError, match="no Triton"):

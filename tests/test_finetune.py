@@ -410,7 +410,7 @@ def test_a_gpu_without_triton_does_not_compile_and_says_so(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(compiling, "has_triton", lambda: False)
     with pytest.raises(ParameterError, match="compile: torch.compile needs Triton on this GPU .*without it: no"):
-        compiling.can_compile()
+        compiling.require_compiler()
 
 
 def test_more_shapes_than_there_is_room_for_are_an_error_not_eager(params, without_code, tmp_path, monkeypatch):
