@@ -11,7 +11,7 @@ import pandas as pd
 
 from . import (
     answer, choice, distilled, estimates, recovery, tables, tables_glance, tables_gpus, tables_placement, tables_repair, tables_scaling, tables_speed,
-    tables_targets, tables_throughput, tables_training, xatl, xatl_settings,
+    tables_targets, tables_throughput, tables_training, xatl, xatl_seeds, xatl_settings,
 )
 from .presets import names as preset_names
 from .results import (
@@ -96,7 +96,7 @@ SECTIONS: dict[str, Callable[[Results], str]] = {
         "glance": tables_glance.glance, "quality": tables.quality, "runs": tables.runs, "differences": tables.differences, "missing": tables.missing,
         "published": tables.compared, "ablation": tables_repair.ablation, "closed_form": tables_repair.closed_form,
         "padding": tables_repair.padding, "precision": tables_training.precision, "grid": tables_training.grid,
-        "teachers": tables_training.teachers, "xatl": xatl.table, "xatl-arms": xatl.arms, "xatl-rates": xatl.rates, "xatl-glue": xatl.glue, "xatl-settings": xatl_settings.table,
+        "teachers": tables_training.teachers, "xatl": xatl.table, "xatl-arms": xatl.arms, "xatl-rates": xatl.rates, "xatl-glue": xatl.glue, "xatl-seeds": xatl_seeds.table, "xatl-settings": xatl_settings.table,
         "recovery": recovery.table, "placement": tables_placement.table, "gpus": tables_gpus.table, "distilled": distilled.table,
         "choice": choice.choice, "speed": tables_speed.speed, "finetuning": tables_speed.finetuning,
         "throughput": tables_throughput.table, "runtimes": tables_throughput.runtimes, "targets": tables_targets.table,

@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from . import xatl_seeds
 from .results import Results, tagged
 from .tables import NONE, Table, number
 from .xatl_arms import arms
@@ -28,7 +29,7 @@ def table(results: Results) -> Table:
     everything = speedups(results)
     data = headline(everything)
     several = data["teacher"].nunique() > 1
-    sections, other = {}, _seconds_differ(data)
+    sections, other, new = {}, _seconds_differ(data), {(r.model, r.steps): r for r in new_to_text(results).itertuples()}
     for model, part in data.groupby("model", sort=False):
         names = budget_names(part)
         sections[f"`{model}`"] = pd.DataFrame([{
@@ -38,13 +39,32 @@ def table(results: Results) -> Table:
             "Sooner": times(r.speedup, r.at_least, r.at_start),
             **({"Sooner in GPU-seconds": times(r.seconds_speedup, r.at_least, r.at_start)} if other else {}),
             "Sooner, by a run of as many steps": times(r.equal_speedup, r.equal_at_least),
+            **({NEW: _sooner(new.get((r.model, r.steps)))} if model in {name for name, _ in new} else {}),
             "Loss at the same budget": _marked(r.loss, [r.edge]), "Gain, nats": number(r.gain),
             "Gain in loss, %": number(None if pd.isna(r.gain) else 100 * r.gain / r.scratch_loss, 1)}
             for r in part.sort_values("steps").itertuples()])
     notes = ["No student was trained from scratch beside a transferred one here: `02_transfer` with `-p groups none`."]
     if len(data):
-        notes = [_how(data, students(results)), *_repeats(everything, data), *_repeated_rivals(students(results))]
+        notes = [_how(data, students(results), bool(new)), *_repeats(everything, data), *_repeated_rivals(students(results))]
     return Table("xatl", tagged("Sooner than from scratch", results.tag), data, sections, notes)
+
+
+NEW = "Sooner, teacher new to the text (by a run of as many steps)"
+
+
+def new_to_text(results: Results) -> pd.DataFrame:
+    """As `headline`, from a teacher that the preset did not train on this text: what its students read is new to both arms. Empty where
+    `headline`'s own are."""
+    everything = speedups(results)
+    if not set(headline(everything)["teacher"]) & set(results.preset.teachers):
+        return everything.iloc[:0]
+    return headline(everything[~everything["teacher"].isin(results.preset.teachers)])
+
+
+def _sooner(row: Any) -> str | None:
+    if row is None or pd.isna(row.speedup):
+        return None
+    return times(row.speedup, row.at_least, row.at_start) + (f" ({times(row.equal_speedup, row.equal_at_least)})" if pd.notna(row.equal_speedup) else "")
 
 
 def _seconds_differ(data: pd.DataFrame) -> bool:
@@ -58,7 +78,7 @@ def _progress(rival: Any) -> list[str]:
     return [] if rival.learned else ["plateau"] if rival.clear else ["near unigram"]
 
 
-def _how(data: pd.DataFrame, runs: pd.DataFrame) -> str:
+def _how(data: pd.DataFrame, runs: pd.DataFrame, new: bool) -> str:
     """How the table's figures are meant."""
     evaluations = max(len(held_out(r, "step")) - 1 for r in runs["record"])
     return ((f"From teacher `{data['teacher'].iloc[0]}`. " if data["teacher"].nunique() == 1 else "")
@@ -66,6 +86,7 @@ def _how(data: pd.DataFrame, runs: pd.DataFrame) -> str:
             f"from-scratch run's final one, of its runs the one that is there first, mostly a shorter one, whose rate falls sooner; *at least*: its first evaluation ({evaluations} a run) is there already, *untrained*: the "
             "swap is before its first step, and what counts is its first evaluation after that. "
             + ("GPU-seconds: alone on the device. " if _seconds_differ(data) else "Both arms have one pace, so in GPU-seconds it is as much sooner. ")
+            + "A teacher that was trained on this text itself, as `teachers` of the preset are, hands down what it learned there; *new to the text*: one that was not. " * new
             + "The best of the arm's learning rates, one seed; *lowest*, *highest*, *only rate*: of those tried. *Near "
             f"unigram*: it ends less than {CLEAR:g} nats below what token frequencies alone give"
             + (f" ({number(data['unigram'].iloc[0], 2)} nats)" if data["unigram"].notna().any() else "")
@@ -145,7 +166,7 @@ def transferred_sentences(results: Results) -> list[str]:
 
 def answer(results: Results) -> str:
     """The speed-ups and the gain in loss at the budgets that count, a line a student with two of them or more."""
-    lines = []
+    lines, new, by_seed = [], {(r.model, r.steps): r for r in new_to_text(results).itertuples()}, xatl_seeds.entries(results)
     for model, part in headline(speedups(results)).groupby("model", sort=False):
         rows = list(part[part["learned"].astype(bool)].sort_values("steps").itertuples())
         if len(rows) > 1:
@@ -154,16 +175,31 @@ def answer(results: Results) -> str:
                 f"- **`{model}`** transferred is, at {', '.join(f'{names[r.steps]} ({number(r.tokens / 1e6, 1)} M tokens)' for r in rows)}, "
                 f"**{', '.join(times(r.speedup, r.at_least, r.at_start) or 'not' for r in rows)} sooner**, by runs of as many steps "
                 f"{', '.join(times(r.equal_speedup, r.equal_at_least) or NONE for r in rows)}; after as many steps its loss is "
-                f"{', '.join(NONE if pd.isna(r.gain) else f'{100 * r.gain / r.scratch_loss:.0f}%' for r in rows)} lower.")
+                f"{', '.join(NONE if pd.isna(r.gain) else f'{100 * r.gain / r.scratch_loss:.0f}%' for r in rows)} lower."
+                + _from_new([new.get((model, r.steps)) for r in rows], by_seed.get(model, {})))
     return "\n".join(lines or ["*No student from scratch has learned at two budgets yet.*"]) + "\n"
+
+
+def _from_new(rows: list[Any], by_seed: dict[str, Any]) -> str:
+    """What the comparison comes to from a teacher that had not read the text, and over seeds."""
+    rows = [r for r in rows if r is not None]
+    if not rows:
+        return ""
+    seeds = [f"{budget} {number(of['speedup']['mean'], 1)} ± {number(of['speedup']['sd'], 1)} (n={of['speedup']['n']})"
+             for budget, of in by_seed.items() if of["speedup"]["n"] > 1]
+    return (f" Its teacher had been trained on the same text. From `{rows[0].teacher}` as it comes, to which the text is new, it is "
+            f"{', '.join(times(r.speedup, r.at_least, r.at_start) or 'not' for r in rows)} sooner"
+            + f"; over seeds, by runs of as many steps: {', '.join(seeds)}" * bool(seeds) + ".")
 
 
 def entries(results: Results) -> dict[str, Any]:
     """The summary's figures of the transferred arm: student -> `speedup` by from-scratch budget, as `1x`, `2x`, ... of the smallest whose rival is
     past the plateau (shorter ones do not count; if none is, those clearly below token frequencies), `speedup_is_lower_bound` (there by the first evaluation), `rival_learned` (it is past the plateau), `rival_one_rate` (no other learning rate was tried) and `gain_loss_pct`, the relative gain in loss after the
     same steps; `gain_<task>` after fine-tuning, where both arms were, by the same budgets, `gain_<task>_share_of_steps` where the transferred one
-    had a share of them only. `teacher`, `gain_<task>_teacher`: whose weights the transferred student started with, one a figure, see `headline`."""
+    had a share of them only. `teacher`, `gain_<task>_teacher`: whose weights the transferred student started with, one a figure, see `headline`.
+    `new_to_text`: {teacher, speedup, gain_loss_pct} from a teacher that had not read the text; `by_seed`: see xatl_seeds.entries."""
     data, gains, found = headline(speedups(results)), glue_gains(results), {}
+    new, by_seed = new_to_text(results), xatl_seeds.entries(results)
     for model, part in data.groupby("model", sort=False):
         names, counted = budget_names(part), part[part["learned" if part["learned"].any() else "clear"].astype(bool)]
         budgets = [(names[steps], rows) for steps, rows in counted.groupby("steps")]
@@ -176,11 +212,18 @@ def entries(results: Results) -> dict[str, Any]:
             "rival_learned": {name: bool(rows["learned"].all()) for name, rows in budgets},
             "teacher": {name: rows["teacher"].iloc[0] for name, rows in budgets},
             "gain_loss_pct": {name: _round((100 * rows["gain"] / rows["scratch_loss"]).mean()) for name, rows in budgets}}
+        if len(mine := new[(new["model"] == model) & new["steps"].isin(counted["steps"])]):
+            found[model]["new_to_text"] = {
+                "teacher": mine["teacher"].iloc[0], "speedup": {names[r.steps]: _round(r.speedup) for r in mine.itertuples()},
+                "gain_loss_pct": {names[r.steps]: _round(100 * r.gain / r.scratch_loss) for r in mine.itertuples()}}
+        if model in by_seed:
+            found[model]["by_seed"] = by_seed[model]
         teachers = {steps: rows["teacher"].iloc[0] for steps, rows in counted.groupby("steps")}
         mine = gains[(gains["model"] == model) & gains["steps"].isin(teachers)]
         for (task, steps), rows in mine.groupby(["task", "steps"], sort=False):
             same = rows[rows["teacher"] == teachers[steps]]
             same = same if len(same) and same["transferred_n"].max() > 1 else rows  # one seed says little where another teacher has more
+            same = same.sort_values("teacher", key=lambda names: ~names.isin(results.preset.teachers), kind="stable")  # of its kind, if as many
             row = same.loc[same["transferred_n"].idxmax()]
             found[model].setdefault(f"gain_{task}", {})[names[steps]] = _round(row["gain"])
             found[model].setdefault(f"gain_{task}_teacher", {})[names[steps]] = row["teacher"]

@@ -1,6 +1,6 @@
-"""XATL's other arms, at the smallest budget: freezing by its threshold (LIT), distillation, component groups alone.
+"""XATL's other arms: freezing by its threshold (LIT), distillation, component groups alone.
 
-All of a student's arms here start from one teacher and see the same text, so that they compare with the transferred one.
+All of a student's arms of one budget start from one teacher and see the same text, so that they compare with the transferred one.
 """
 
 from __future__ import annotations
@@ -18,39 +18,40 @@ from .transfer import parse_groups
 from .xatl_runs import FROM_SCRATCH, TRANSFERRED, arm_of, best_rates, speedups, students, times
 
 DISTILLED = "distilled"  # by the states alone; the masked-LM head rests
-KEY = ["model", "seed"]
-COLUMNS = ["model", "seed", "teacher", "arm", "learning_rate", "edge", "steps", "tokens", "loss", "against_transferred", "by_rate",
+KEY = ["model", "seed", "steps"]
+COLUMNS = ["model", "seed", "steps", "teacher", "arm", "learning_rate", "edge", "tokens", "loss", "against_transferred", "by_rate",
            "speedup", "at_least", "at_start", "unfrozen_at_step", "trainable_before", "total", "clear", "record"]
 
 
 @once
-def smallest(results: Results) -> pd.DataFrame:
-    """The runs at each student's smallest from-scratch budget, from scratch or from the teacher that has most arms there."""
-    kept, frame = [], students(results)
-    for _, part in frame.groupby(KEY, sort=False):
-        part = part[part["steps"] == part["steps"].min()]
-        arms = part[part["arm"] != FROM_SCRATCH].groupby("teacher")["arm"].nunique()
-        kept.append(part[(part["arm"] == FROM_SCRATCH) | (part["teacher"] == (arms.idxmax() if len(arms) else ""))])
-    return pd.concat(kept, ignore_index=True) if kept else frame
+def blocks(results: Results) -> pd.DataFrame:
+    """The runs of each student's from-scratch budgets that have other arms: from scratch, or from the teacher that has most arms there."""
+    frame = students(results).sort_values("steps", kind="stable")
+    kept = [part for _, every in frame.groupby(KEY, sort=False) if (part := _of_one_teacher(every)) is not None]
+    return pd.concat(kept, ignore_index=True) if kept else frame.iloc[:0]
+
+
+def _of_one_teacher(part: pd.DataFrame) -> pd.DataFrame | None:
+    arms = part[part["arm"] != FROM_SCRATCH].groupby("teacher")["arm"].agg(set)
+    arms = arms[arms.map(lambda found: bool(found - {TRANSFERRED}))]
+    return part[(part["arm"] == FROM_SCRATCH) | (part["teacher"] == arms.map(len).idxmax())] if len(arms) else None
 
 
 @once
 def compare(results: Results) -> pd.DataFrame:
-    """One row a (student, arm) of `smallest`, its best learning rate; of students that have one of the other arms.
+    """One row a (student, budget, arm) of `blocks`, its best learning rate.
 
     against_transferred: held-out loss above the transferred student's, each at its best rate, nats; by_rate: learning rate ->
     the same where both have it. speedup, at_least, at_start: over from scratch, see `speedups`.
     unfrozen_at_step, trainable_before: of LIT's arms, None of others. total: parameters.
     """
-    frame, rows = smallest(results), []
+    rows = []
     sooner = {(r.model, r.seed, r.steps, r.arm, r.teacher): r for r in speedups(results).itertuples()}
-    for key, part in frame.groupby(KEY, sort=False):
-        if not set(part["arm"]) - {FROM_SCRATCH, TRANSFERRED}:
-            continue
+    for key, part in blocks(results).groupby(KEY, sort=False):
         plain = part[part["arm"] == TRANSFERRED]
         by_rate = plain.groupby("learning_rate")["loss"].min()
         for r in sorted(best_rates(part).itertuples(), key=_order):
-            speed = sooner.get((*key, r.steps, r.arm, r.teacher))
+            speed = sooner.get((*key, r.arm, r.teacher))
             frozen, counted = "freeze" in r.record.params, r.record.parameters
             rows.append({
                 **{name: getattr(r, name) for name in COLUMNS if hasattr(r, name)},
@@ -76,10 +77,10 @@ def _order(row: Any) -> tuple:
 
 
 def arms(results: Results) -> Table:
-    """Every arm at the smallest budget beside the transferred one of the same teacher."""
+    """Every arm of every budget that has some, beside the transferred one of the same teacher."""
     data = compare(results)
     several = data["seed"].nunique() > 1
-    sections = {f"`{model}`, teacher `{part['teacher'].max()}`" + f", seed {seed}" * several: pd.DataFrame([{
+    sections = {f"`{model}` after {steps:,} steps ({number(part['tokens'].min() / 1e6, 1)} M tokens), teacher `{part['teacher'].max()}`" + f", seed {seed}" * several: pd.DataFrame([{
         "Arm": r.arm, "Best rate": f"{r.learning_rate:g}" + (f" ({r.edge})" if r.edge else ""), "Loss": number(r.loss),
         "Against transferred": NONE if r.arm == TRANSFERRED else number(r.against_transferred, sign=True),
         f"At rate {', '.join(f'{rate:g}' for rate in _rates(part))}": _by_rate(r, part),
@@ -87,21 +88,16 @@ def arms(results: Results) -> Table:
         "Unfrozen at step": None if pd.isna(r.unfrozen_at_step) else f"{r.unfrozen_at_step:.0f}",
         "Trainable before": None if pd.isna(r.trainable_before) else f"{r.trainable_before:,.0f} of {r.total:,.0f}"}
         for r in part.itertuples()])
-        for (model, seed), part in data.groupby(KEY, sort=False)}
-    notes = [f"After {_budget(data)} on the same text; losses are held-out masked-LM losses in nats, differences are to the "
+        for (model, seed, steps), part in data.groupby(KEY, sort=False)}
+    notes = ["Of each section all runs see the same text; losses are held-out masked-LM losses in nats, differences are to the "
              "transferred student of the same teacher, negative is better. Each arm by its best learning rate, one seed; *lowest*, "
              "*highest*, *only rate*: of those tried. *At rate ...*: the difference where both have that rate. *At least*: there by "
              "the first evaluation; *untrained*: before the first step.", *_notes(data, results)]
     if not sections:
-        notes = ["No other arm has the smallest from-scratch budget here: `02_transfer` with `-p freeze`, `-p groups` or "
+        notes = ["No other arm has a from-scratch budget here: `02_transfer` with `-p freeze`, `-p groups` or "
                  "`-p adapt distill`."]
-    return Table("xatl-arms", tagged("XATL's arms at the smallest budget", results.tag),
+    return Table("xatl-arms", tagged("XATL's arms", results.tag),
                  data.drop(columns=["by_rate", "record"]), sections, notes)
-
-
-def _budget(data: pd.DataFrame) -> str:
-    return " or ".join(f"{steps:,} steps ({number(tokens / 1e6, 1)} M tokens)"
-                       for steps, tokens in data.groupby("steps")["tokens"].min().items())
 
 
 def _rates(part: pd.DataFrame) -> list[float]:
@@ -125,12 +121,13 @@ def _notes(data: pd.DataFrame, results: Results) -> list[str]:
                      + ", ".join(f"`{r.model}` {r.trainable_before:,.0f} parameters" for r in least.itertuples()) + ").")
     if (data["arm"] == DISTILLED).any():
         notes.append("*Distilled* trains on the teacher's hidden states, not on the masked-LM loss: its loss is that of its states "
-                     "under the head that it was given and that rests" + _other_lengths(data) + ".")
-    repeats = [f"`{r.model}` {number(r.difference, sign=True)} (`{r.teacher}`, {r.learning_rate:g})"
+                     "under the head that it was given and that rests" + _other_lengths(data) + "; a teacher that was not trained with masks here may have "
+                     "a head that does not know its states, and then it says nothing.")
+    repeats = [f"`{r.model}` after {r.steps:,} steps {number(r.difference, sign=True)} (`{r.teacher}`, {r.learning_rate:g})"
                for r in repeated(results).itertuples()]
     if repeats:
         notes.append(f"The transferred arm once more, from another teacher, at the same rate, where it differs most: {', '.join(repeats)}.")
-    notes += [f"From another teacher or after more steps, against its own transferred student at the same rate: {'; '.join(found)}." for found in [elsewhere(results)] if found]
+    notes += [f"From another teacher, against its own transferred student at the same rate: {'; '.join(found)}." for found in [elsewhere(results)] if found]
     return notes + [f"Without a record: {'; '.join(lacking)}." for lacking in [missing(results)] if lacking]
 
 
@@ -141,37 +138,36 @@ def _other_lengths(data: pd.DataFrame) -> str:
 
 
 def repeated(results: Results) -> pd.DataFrame:
-    """What a run differs by from another teacher: model, teacher, learning_rate, difference (nats, to the arms' teacher) of the
-    transferred arm at the smallest budget, at that of the learning rates of both where it is largest."""
-    frame, rows = students(results), []
-    for (model, seed), part in smallest(results).groupby(KEY, sort=False):
+    """What a run differs by from another teacher of its kind (trained on this text or not, see `Preset.teachers`): model, steps, teacher,
+    learning_rate, difference (nats, to the arms' teacher) of the transferred arm, at that of the learning rates of both where it is largest."""
+    frame, rows, has_read = students(results), [], results.preset.teachers
+    for (model, seed, steps), part in blocks(results).groupby(KEY, sort=False):
         mine = part[part["arm"] == TRANSFERRED].groupby("learning_rate")["loss"].min()
         theirs = frame[(frame["model"] == model) & (frame["seed"] == seed) & (frame["arm"] == TRANSFERRED)
-                       & (frame["steps"] == part["steps"].iloc[0]) & ~frame["teacher"].isin(part["teacher"])]
+                       & (frame["steps"] == steps) & ~frame["teacher"].isin(part["teacher"])
+                       & (frame["teacher"].isin(has_read) == (part["teacher"].max() in has_read))]
         for teacher, runs in theirs.groupby("teacher"):
             gaps = (runs.groupby("learning_rate")["loss"].min() - mine).dropna()
             if len(gaps):
                 rate = gaps.abs().idxmax()
-                rows.append([model, teacher, rate, gaps[rate]])
-    return pd.DataFrame(rows, columns=["model", "teacher", "learning_rate", "difference"])
+                rows.append([model, steps, teacher, rate, gaps[rate]])
+    return pd.DataFrame(rows, columns=["model", "steps", "teacher", "learning_rate", "difference"])
 
 
 def elsewhere(results: Results) -> list[str]:
-    """The other arms that `smallest` leaves out, of another teacher or more steps, each beside the transferred student of its teacher, rate and steps."""
-    found, main = [], smallest(results)
-    least, shown = main.groupby("model")["steps"].min(), {r.run_id for r in main["record"]}
+    """The other arms that `blocks` leaves out, of another teacher, each beside the transferred student of its teacher, rate and steps."""
+    found, shown = [], {r.run_id for r in blocks(results)["record"]}
     away = where(students(results), lambda r: r.arm != FROM_SCRATCH and r.record.run_id not in shown)
-    for (model, _, steps, teacher, rate), runs in away.groupby([*KEY, "steps", "teacher", "learning_rate"]):
+    for (model, _, steps, teacher, rate), runs in away.groupby([*KEY, "teacher", "learning_rate"]):
         plain = runs[runs["arm"] == TRANSFERRED]["loss"].min()
-        after = f", {steps:,} steps" * bool(steps != least[model])
-        found += [f"`{model}` {r.arm} {number(r.loss)} against {number(plain)} ({number(r.loss - plain, sign=True)}; `{teacher}`, {rate:g}{after})"
+        found += [f"`{model}` {r.arm} {number(r.loss)} against {number(plain)} ({number(r.loss - plain, sign=True)}; `{teacher}`, {rate:g}, {steps:,} steps)"
                   for r in runs[runs["arm"] != TRANSFERRED].itertuples() if pd.notna(plain)]
     return found
 
 
 def missing(results: Results) -> list[str]:
     """What the preset plans of these arms and no record answers: arm, student and learning rate."""
-    frame = smallest(results)
+    frame = blocks(results)
     known = {(r.model, r.teacher, r.steps) for r in frame.itertuples()}
     plans, found = results.preset.adaptations(), []
     for name in lacking_students(results.preset, results.adapt):
@@ -184,7 +180,7 @@ def missing(results: Results) -> list[str]:
 def sentences(results: Results) -> list[str]:
     """What freezing, distillation and each component group are worth, one sentence each a student."""
     data = compare(results)
-    noise = repeated(results).groupby("model")["difference"].agg(lambda found: found.abs().max())
+    noise = repeated(results)
     parts = [part for _, part in data.groupby(KEY, sort=False) if (part["arm"] == TRANSFERRED).any()]
     return [line for line in [*(_freezing(part, noise) for part in parts), *(_distillation(part) for part in parts),
                               *(_components(part, results) for part in parts)] if line]
@@ -197,19 +193,22 @@ def _head(title: str, part: pd.DataFrame, rates: str = "") -> str:
             f"teacher `{first['teacher']}`, one seed): ")
 
 
-def _freezing(part: pd.DataFrame, noise: pd.Series) -> str:
+def _freezing(part: pd.DataFrame, repeats: pd.DataFrame) -> str:
     frozen, model = part[part["trainable_before"].notna()], part["model"].iloc[0]
     if frozen.empty:
         return ""
     plans, usual = _plans(frozen), part[part["arm"] == TRANSFERRED]["learning_rate"].iloc[0]
     shown = ", ".join(f"{plan} {number(r.against_transferred, sign=True)} ({_thaw(r.unfrozen_at_step)})"
                       for plan, r in zip(plans, frozen.itertuples()))
-    least = noise.get(model, 0.0)
+    repeats = repeats[repeats["model"] == model]
+    same = repeats[repeats["steps"] == part["steps"].iloc[0]]
+    noise = (same if len(same) else repeats)["difference"].abs().max()  # where nothing was repeated: by that of other budgets
+    least = 0.0 if pd.isna(noise) else noise
     at_usual = [usual in found for found in frozen["by_rate"]]  # else the best of what is there says how much that rate is worth
     gaps = [(plan, gap) for plan, gap, there in zip(plans, frozen["against_transferred"], at_usual) if there]
     helps, hurts = [plan for plan, gap in gaps if gap < -least], [plan for plan, gap in gaps if gap > least]
     apart = [plan for plan, there in zip(plans, at_usual) if not there]
-    beyond = f"A repeat from another teacher differs by up to {number(least)}; beyond that it" if model in noise else "It"
+    beyond = f"A repeat from another teacher differs by up to {number(least)}" + " after other steps" * same.empty + "; beyond that it" if len(repeats) else "It"
     by_rate = [f"{sum(gap < 0 for gap in gaps)} of {len(gaps)} ({rate:g})" for rate in _rates(frozen)
                if (gaps := [found[rate] for found in frozen["by_rate"] if rate in found])]
     return (_head("XATL's freezing (LIT)", part) + f"against {number(_plain(part))} of the transferred student, freezing at first "
@@ -247,8 +246,8 @@ def _plain(part: pd.DataFrame) -> float:
 
 
 def _components(part: pd.DataFrame, results: Results) -> str:
-    """Groups added one after the other, each step's loss minus the last's, at one learning rate: that of most of its runs."""
-    model, rate, chain = part["model"].iloc[0], *_chain(part, smallest(results))
+    """Groups added one after the other, each step's loss minus the last's, at one learning rate: of those of most of its runs the best."""
+    model, rate, chain = part["model"].iloc[0], *_chain(part, blocks(results))
     if not chain:
         return ""
     (groups, first), (_, last) = chain[0], chain[-1]
@@ -261,11 +260,12 @@ def _components(part: pd.DataFrame, results: Results) -> str:
 
 def _chain(part: pd.DataFrame, runs: pd.DataFrame) -> tuple[float, list[tuple[tuple[str, ...], float]]]:
     """(learning rate, [(component groups, loss), ...]) of one student, each holding the groups of the one before it."""
-    runs = runs[(runs["model"] == part["model"].iloc[0]) & (runs["seed"] == part["seed"].iloc[0])]
+    runs = runs[(runs[KEY] == part[KEY].iloc[0]).all(axis=1)]
     some = runs["arm"].str.startswith(f"{TRANSFERRED}:") & ~runs["arm"].str.contains("LIT")
     if not some.any():
         return 0.0, []
-    rate = runs[some]["learning_rate"].mode().iloc[0]
+    tried = runs[some].groupby("learning_rate")["loss"].agg(["size", "mean"])
+    rate = tried[tried["size"] == tried["size"].max()]["mean"].idxmin()
     runs = runs[(runs["learning_rate"] == rate) & (some | runs["arm"].isin([FROM_SCRATCH, TRANSFERRED]))].sort_values("loss")
     chain: list[tuple[tuple[str, ...], float]] = []
     for groups, loss in sorted(((parse_groups(r.record.params["groups"]), r.loss) for r in runs.itertuples()), key=lambda row: len(row[0])):

@@ -1,4 +1,4 @@
-"""XATL's figures: what inheriting saves at every budget, and the other arms at the smallest one."""
+"""XATL's figures: what inheriting saves at every budget, and the other arms."""
 
 from __future__ import annotations
 
@@ -93,22 +93,22 @@ def _clocks(axis: Axes, best: pd.DataFrame, first: float) -> None:
 
 
 def arm_curves(results: Results) -> Figure:
-    """Every arm at the smallest budget, its best rate, a panel a student; a dot is where LIT unfroze.
+    """Every arm, its best rate, a panel a student and budget; a dot is where LIT unfroze.
 
     The axis ends a little above what token frequencies alone give and the untrained swap; of an arm that ends above, that
     is said in words.
     """
-    title = tagged("XATL's arms at the smallest budget", results.tag)
+    title = tagged("XATL's arms", results.tag)
     data = compare(results)
     if data.empty:
         return _empty(title, NOTHING)
-    names = list(dict.fromkeys(data["model"]))
+    panels = list(data.groupby(["model", "steps"], sort=False))
     arms = list(dict.fromkeys(data["arm"]))
     ink = INK | dict(zip((name for name in arms if name not in INK), SPARE * len(arms)))
-    figure, axes = _panels(len(names), 2, height=4.0)
-    for axis, name in zip(axes, names):
-        _arms(axis, data[data["model"] == name], ink)
-        axis.set_title(name, fontsize=10)
+    figure, axes = _panels(len(panels), 2, height=4.0)
+    for axis, ((name, steps), part) in zip(axes, panels):
+        _arms(axis, part, ink)
+        axis.set_title(f"{name}, {steps:,} steps, from {part['teacher'].max()}", fontsize=10)
         axis.set_ylabel("held-out loss, nats")
     return _finish(figure, title, handles=[
         *(plt.Line2D([], [], color=ink[name], label=_short(name)) for name in arms),
@@ -122,7 +122,7 @@ def _short(name: str) -> str:
 
 
 def _arms(axis: Axes, part: pd.DataFrame, ink: dict[str, str]) -> None:
-    """One student's arms; steps are linear."""
+    """One student's arms of one budget; steps are linear."""
     unigram = next((value for r in part.itertuples() if (value := r.record.metrics.validation.get("unigram_loss"))), None)
     start = [held_out(r.record, "step")[0][1] for r in part.itertuples() if r.arm == TRANSFERRED]
     top, above = max([part["loss"].median(), *start, unigram or 0]) + 0.3, []

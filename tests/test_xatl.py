@@ -8,7 +8,7 @@ from factories import finetune_record, fingerprint, student_record
 from factories import results_of as results_of_records
 from matplotlib import pyplot as plt
 
-from fnetlib import xatl, xatl_arms, xatl_runs, xatl_settings
+from fnetlib import xatl, xatl_arms, xatl_runs, xatl_seeds, xatl_settings
 from fnetlib.records import Parameters, Teacher
 
 
@@ -214,13 +214,13 @@ def arms(tmp_path):
 
 def test_arms_stand_beside_the_transferred_one_of_their_teacher(arms):
     text = xatl.arms(arms).markdown()
-    assert "## `fnet`, teacher `second`" in text and "| transferred | 0.0005 (lowest rate) | 3.000 | – | – | 2.0x | – | – |" in text
+    assert "## `fnet` after 100 steps (3.3 M tokens), teacher `second`" in text and "| transferred | 0.0005 (lowest rate) | 3.000 | – | – | 2.0x | – | – |" in text
     assert "| transferred, LIT freezes embeddings (0.01, 1) | 0.0005 (lowest rate) | 2.800 | −0.200 | −0.200, −0.200 | 2.1x | 25 | 500 of 1,000 |" in text
     assert "| transferred, LIT freezes output projection (0.01, 1) | 0.0005 (only rate) | 3.400 | +0.400 | +0.400, – | 1.8x | – | 5 of 1,000 |" in text
     rows = [row.split(" | ")[0] for row in text.splitlines() if row.startswith("| ")][2:]
     assert rows[:3] == ["| from scratch", "| transferred: embeddings", "| transferred: embeddings, norms"] and rows[-1] == "| distilled"
     assert "trains its gain alone" in text and "`fnet` 5 parameters" in text and "hidden states, not on the masked-LM loss" in text
-    assert "`fnet` +0.050 (`minilm`, 0.0005)" in text and "Without a record" not in text
+    assert "`fnet` after 100 steps +0.050 (`minilm`, 0.0005)" in text and "Without a record" not in text
     assert list(xatl_arms.compare(arms)["steps"].unique()) == [100]
 
 
@@ -232,12 +232,79 @@ def test_arms_of_another_teacher_stand_in_the_notes(tmp_path):
         *(taught(record, "second") for record in (line(end=3.1, start=7.0), frozen(line(end=3.0, lit_threshold=0.005, **lit), 500, 50))),
         line(end=4.0, steps=200, groups="none"), line(end=2.0, steps=200, start=7.0), frozen(line(end=2.2, steps=200, lit_threshold=0.01, **lit), 500, 25)])
     assert xatl_arms.elsewhere(results) == [
-        "`fnet` transferred, LIT freezes embeddings (0.005, 1) 3.000 against 3.100 (−0.100; `second`, 0.0005)",
-        "`fnet` transferred, LIT freezes embeddings (0.01, 1) 2.200 against 2.000 (+0.200; `minilm`, 0.0005, 200 steps)"]
-    assert "From another teacher or after more steps, against its own transferred student at the same rate: `fnet` transferred, LIT" in xatl.arms(results).markdown()
+        "`fnet` transferred, LIT freezes embeddings (0.005, 1) 3.000 against 3.100 (−0.100; `second`, 0.0005, 100 steps)"]
+    assert "From another teacher, against its own transferred student at the same rate: `fnet` transferred, LIT" in xatl.arms(results).markdown()
     freezing = xatl.sentences(results)[1]  # a best rate that the transferred student does not have is no verdict
     assert "embeddings [0.01, 1] −0.200" in freezing and "helps with embeddings [0.01, 1] and hurts with none" in freezing
     assert "(embeddings [0.005, 1]: no run here at the transferred student's rate, 0.0005)" in freezing
+
+
+def test_every_budget_with_other_arms_has_its_own_comparison(tmp_path):
+    """Beside the transferred run of as many steps, from the teacher that has most arms there; what a repeat differs by is known of 100 steps alone."""
+    lit = {"freeze": "embeddings", "lit_threshold": 0.01, "lit_patience": 1, "start": 7.0}
+    results = results_of(tmp_path, [
+        line(end=5.0, groups="none"), line(end=3.0, start=7.0), frozen(line(end=2.8, **lit), 500, 25), taught(line(end=3.05, start=7.0), "second"),
+        line(end=4.0, steps=200, groups="none"), *(taught(record, "second") for record in (
+            line(end=2.0, steps=200, start=7.0), frozen(line(end=2.2, steps=200, **lit), 500, 75))),
+        line(end=3.5, steps=400, groups="none"), line(end=1.5, steps=400, start=7.0)])
+    data = xatl_arms.compare(results)
+    assert data.groupby("steps")["teacher"].max().to_dict() == {100: "minilm", 200: "second"}  # at 400 there is nothing to compare
+    assert data.groupby("steps")["against_transferred"].last().round(6).to_dict() == {100: -0.2, 200: 0.2}
+    assert "## `fnet` after 200 steps (6.6 M tokens), teacher `second`" in xatl.arms(results).markdown()
+    short, long = (line for line in xatl.sentences(results) if "LIT" in line)
+    assert "differs by up to 0.050; beyond that it helps with embeddings" in short
+    assert "differs by up to 0.050 after other steps; beyond that it helps with none and hurts with embeddings" in long
+    figure = xatl.arm_curves(results)
+    assert [axis.get_title() for axis in figure.axes] == ["fnet, 100 steps, from minilm", "fnet, 200 steps, from second"]
+    plt.close(figure)
+
+
+def test_a_teacher_that_read_the_text_is_no_repeat_of_one_that_did_not(tmp_path):
+    by_lit = frozen(line(end=2.99, freeze="embeddings", lit_threshold=0.01, lit_patience=1), 500, 25)
+    results = results_of(tmp_path, [line(end=5.0, groups="none"), line(end=3.0), by_lit, taught(line(end=2.5), "minilm-mlm-4000")])
+    assert xatl_arms.repeated(results).empty and "once more" not in xatl.arms(results).markdown()
+
+
+@pytest.fixture
+def seeds(tmp_path):
+    """Two more seeds of both arms from `minilm`; from a teacher trained on this text before, one."""
+    return results_of(tmp_path, [
+        line(end=5.0, groups="none"), line(end=5.4, groups="none", learning_rate=1e-3), line(end=3.0, start=7.0), line(end=2.9, start=7.0, learning_rate=1e-3),
+        *(taught(line(end=end, start=6.0, learning_rate=rate), "minilm-mlm-4000") for end, rate in ((2.0, 5e-4), (2.5, 1e-3), (3.0, 2e-3))),
+        line(end=4.8, groups="none", seed=1), line(end=3.2, start=7.0, seed=1), line(end=5.2, groups="none", seed=2), line(end=2.8, start=7.0, seed=2)])
+
+
+def test_seeds_are_compared_pair_by_pair(seeds):
+    """At the learning rate that all seeds have, though another was better in one of them."""
+    data = xatl_seeds.frame(seeds)
+    assert data["seed"].tolist() == [0, 1, 2] and set(data["rate"]) == {0.0005} and set(data["teacher"]) == {"minilm"}
+    assert data["speedup"].tolist() == pytest.approx([2.0, 3.8 / 2.2, 4.2 / 1.8])
+    assert data["gain_pct"].tolist() == pytest.approx([40.0, 100 * 1.6 / 4.8, 100 * 2.4 / 5.2])
+    found = xatl.entries(seeds)["fnet"]["by_seed"]["1x"]
+    assert found["speedup"] == {"mean": pytest.approx(2.020202), "sd": pytest.approx(0.303535), "n": 3} and found["teacher"] == "minilm"
+    assert "| 5.000 ± 0.200 (3) | 3.000 ± 0.200 (3) | 2.0 ± 0.3 (3) | 2.0, 1.7, 2.3 |" in xatl_seeds.table(seeds).markdown()
+
+
+def test_other_seeds_change_no_other_figure(seeds):
+    assert set(xatl_runs.students(seeds)["seed"]) == {0} and xatl.entries(seeds)["fnet"]["speedup"] == {"1x": pytest.approx(4.0)}
+    text = xatl_settings.table(seeds).markdown()
+    assert text.count("| as XATL's arms |") == 1 and "| seed 1 |" in text and "| seed 2 |" in text
+
+
+def test_one_seed_is_no_spread(results):
+    assert xatl_seeds.frame(results).empty and "-p seed" in xatl_seeds.table(results).markdown() and "by_seed" not in xatl.entries(results)["fnet"]
+
+
+def test_what_a_teacher_that_read_the_text_hands_down_is_told_apart(seeds):
+    """The headline's teacher was trained on this text; `minilm` was not, and stands beside it, not instead of it."""
+    found = xatl.entries(seeds)["fnet"]
+    assert found["teacher"] == {"1x": "minilm-mlm-4000"} and found["speedup"] == {"1x": pytest.approx(4.0)}
+    assert found["new_to_text"] == {"teacher": "minilm", "speedup": {"1x": pytest.approx(2.05, abs=0.01)}, "gain_loss_pct": {"1x": 42.0}}
+    assert "| at least 4.0x | at least 4.0x | 2.0x (2.0x) |" in xatl.table(seeds).markdown() and "hands down what it learned there" in xatl.table(seeds).markdown()
+
+
+def test_where_no_teacher_read_the_text_there_is_one_figure(results):
+    assert xatl.new_to_text(results).empty and "new_to_text" not in xatl.entries(results)["fnet"] and "new to the text" not in xatl.table(results).markdown()
 
 
 def test_what_the_preset_plans_and_lacks_is_named(tmp_path):
