@@ -121,8 +121,8 @@ def _notes(data: pd.DataFrame, results: Results) -> list[str]:
                      + ", ".join(f"`{r.model}` {r.trainable_before:,.0f} parameters" for r in least.itertuples()) + ").")
     if (data["arm"] == DISTILLED).any():
         notes.append("*Distilled* trains on the teacher's hidden states, not on the masked-LM loss: its loss is that of its states "
-                     "under the head that it was given and that rests" + _other_lengths(data) + "; a teacher that was not trained with masks here may have "
-                     "a head that does not know its states, and then it says nothing.")
+                     "under the head that it was given and that rests" + _other_lengths(data) + "; a teacher that was never trained with masks "
+                     "may have no head, then the loss says nothing.")
     repeats = [f"`{r.model}` after {r.steps:,} steps {number(r.difference, sign=True)} (`{r.teacher}`, {r.learning_rate:g})"
                for r in repeated(results).itertuples()]
     if repeats:
