@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pandas as pd
@@ -19,12 +20,12 @@ COLUMNS = ["model", "teacher", "steps", "tokens", "seed", "scratch_rate", "rate"
 def frame(results: Results) -> pd.DataFrame:
     """One row a (student, budget, teacher, seed) that has both arms, where two seeds or more have: losses (nats) of a run from scratch and of a transferred one of
     as many steps on the same batches, `speedup` (steps of the one over those after which the other is at its loss, `at_least`: it is by its
-    first evaluation) and `gain_pct`. Each arm at one learning rate (`scratch_rate`, `rate`): of those that most seeds have the best."""
+    first evaluation) and `gain_pct`, None of a transferred run that diverged; a rival that did is none. Each arm at one learning rate (`scratch_rate`, `rate`): of those that most seeds have the best."""
     runs, rows = _runs(results), []
     for (model, steps), part in runs.groupby(["model", "steps"], sort=False):
         rivals = _at_one_rate(part[part["arm"] == FROM_SCRATCH])
         for teacher, inherited in part[part["arm"] == TRANSFERRED].groupby("teacher"):
-            pairs = [(rivals[seed], r) for seed, r in _at_one_rate(inherited).items() if seed in rivals]
+            pairs = [(rivals[seed], r) for seed, r in _at_one_rate(inherited).items() if seed in rivals and math.isfinite(rivals[seed].loss)]
             rows += [_pair(teacher, *pair) for pair in pairs if len(pairs) > 1]
     return pd.DataFrame(rows, columns=COLUMNS)
 
@@ -58,7 +59,8 @@ def _pair(teacher: str, scratch: Any, inherited: Any) -> list[Any]:
     at = crossing(points, scratch.loss)
     return [scratch.model, teacher, scratch.steps, scratch.record.metrics.history[-1]["tokens"], scratch.seed, scratch.learning_rate,
             inherited.learning_rate, scratch.loss, inherited.loss, scratch.steps / at if at else None,
-            at is not None and at_first_evaluation(points, scratch.loss), 100 * (1 - inherited.loss / scratch.loss)]
+            at is not None and at_first_evaluation(points, scratch.loss),
+            100 * (1 - inherited.loss / scratch.loss) if math.isfinite(inherited.loss) else None]
 
 
 def _names(results: Results) -> dict[str, dict[int, str]]:
@@ -72,7 +74,7 @@ def table(results: Results) -> Table:
         sections[f"`{model}`"] = pd.DataFrame([{
             "From-scratch budget": f"{names[model][steps]}: {number(rows['tokens'].iloc[0] / 1e6, 1)} M tokens", "Teacher": teacher,
             "Learning rates": f"{rows['scratch_rate'].iloc[0]:g}, {rows['rate'].iloc[0]:g}",
-            "From scratch, nats": _spread(rows["scratch_loss"], 3), "Transferred, nats": _spread(rows["loss"], 3),
+            "From scratch, nats": _spread(rows["scratch_loss"], 3), "Transferred, nats": _spread(rows["loss"].replace(math.inf, math.nan), 3),
             "Sooner": _spread(rows["speedup"], 1), "Each": ", ".join(_each(r) for r in rows.itertuples()),
             "Gain in loss, %": _spread(rows["gain_pct"], 1)}
             for (steps, teacher), rows in part.groupby(["steps", "teacher"])])

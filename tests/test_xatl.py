@@ -33,6 +33,13 @@ def frozen(record, trainable, step):
                                      "timing": {**record.timing, "unfrozen_at_step": step}})
 
 
+def diverged(record):
+    """The same run, lost after its first evaluation."""
+    lost = {"headline": record.metrics.headline.model_copy(update={"last": None}),
+            "history": [{**entry, "eval_loss": None if entry["step"] else entry["eval_loss"]} for entry in record.metrics.history]}
+    return record.model_copy(update={"status": "diverged", "metrics": record.metrics.model_copy(update=lost)})
+
+
 @pytest.fixture
 def results(tmp_path):
     return results_of(tmp_path, [
@@ -285,6 +292,16 @@ def test_seeds_are_compared_pair_by_pair(seeds):
     assert "| 5.000 ± 0.200 (3) | 3.000 ± 0.200 (3) | 2.0 ± 0.3 (3) | 2.0, 1.7, 2.3 |" in xatl_seeds.table(seeds).markdown()
 
 
+def test_a_seed_that_diverged_is_no_rival_and_no_speedup(tmp_path):
+    """From scratch it leaves the pair out; transferred it is there, not sooner, with nothing gained."""
+    results = results_of(tmp_path, [
+        *(line(end=5.0, groups="none", seed=seed) for seed in (0, 2, 3)), *(line(end=3.0, start=7.0, seed=seed) for seed in (0, 1, 3)),
+        diverged(line(groups="none", seed=1)), diverged(line(seed=2))])
+    data = xatl_seeds.frame(results)
+    assert data["seed"].tolist() == [0, 2, 3] and data["speedup"].isna().tolist() == [False, True, False]
+    assert "| 5.000 ± 0.000 (3) | 3.000 ± 0.000 (2) | 2.0 ± 0.0 (2) | 2.0, not, 2.0 | 40.0 ± 0.0 (2) |" in xatl_seeds.table(results).markdown()
+
+
 def test_other_seeds_change_no_other_figure(seeds):
     assert set(xatl_runs.students(seeds)["seed"]) == {0} and xatl.entries(seeds)["fnet"]["speedup"] == {"1x": pytest.approx(4.0)}
     text = xatl_settings.table(seeds).markdown()
@@ -448,10 +465,7 @@ def test_of_several_teachers_the_one_with_most_rates_leads(tmp_path):
 
 
 def test_a_rate_at_which_a_run_diverges_was_tried(tmp_path):
-    gone = line(end=5.0, groups="none", learning_rate=3e-3)
-    lost = {"headline": gone.metrics.headline.model_copy(update={"last": None}),
-            "history": [{**entry, "eval_loss": None if entry["step"] else entry["eval_loss"]} for entry in gone.metrics.history]}
-    gone = gone.model_copy(update={"status": "diverged", "metrics": gone.metrics.model_copy(update=lost)})
+    gone = diverged(line(end=5.0, groups="none", learning_rate=3e-3))
     results = results_of(tmp_path, [line(end=6.0, groups="none", learning_rate=1e-4), line(end=5.0, groups="none", learning_rate=1e-3), gone, line(end=3.0)])
     row, = xatl_runs.headline(xatl_runs.speedups(results)).itertuples()
     assert (row.scratch_loss, row.scratch_edge, row.gain) == (5.0, "", 2.0)
