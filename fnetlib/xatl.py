@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from . import xatl_seeds
-from .results import Results, tagged
+from .results import Results, tagged, where
 from .tables import NONE, Table, number
 from .xatl_arms import arms
 from .xatl_arms import sentences as arm_sentences
@@ -45,7 +45,7 @@ def table(results: Results) -> Table:
             for r in part.sort_values("steps").itertuples()])
     notes = ["No student was trained from scratch beside a transferred one here: `02_transfer` with `-p groups none`."]
     if len(data):
-        notes = [_how(data, students(results), bool(new)), *_repeats(everything, data), *_repeated_rivals(students(results))]
+        notes = [_how(data, students(results), bool(new)), *_repeats(everything.drop(index=new_to_text(results).index), data), *_repeated_rivals(students(results))]
     return Table("xatl", tagged("Sooner than from scratch", results.tag), data, sections, notes)
 
 
@@ -53,12 +53,11 @@ NEW = "Sooner, teacher new to the text (by a run of as many steps)"
 
 
 def new_to_text(results: Results) -> pd.DataFrame:
-    """As `headline`, from a teacher that the preset did not train on this text: what its students read is new to both arms. Empty where
-    `headline`'s own are."""
-    everything = speedups(results)
-    if not set(headline(everything)["teacher"]) & set(results.preset.teachers):
-        return everything.iloc[:0]
-    return headline(everything[~everything["teacher"].isin(results.preset.teachers)])
+    """As `headline`, from a teacher that is not one of the preset's `teachers`, which are trained on this text: what a student reads is new to
+    both arms. The budgets alone at which `headline`'s own teacher is one of those."""
+    everything, trained = speedups(results), results.preset.teachers
+    shown = {(r.model, r.seed, r.steps) for r in headline(everything).itertuples() if r.teacher in trained}
+    return where(headline(everything[~everything["teacher"].isin(trained)]), lambda r: (r.model, r.seed, r.steps) in shown and pd.notna(r.speedup))
 
 
 def _sooner(row: Any) -> str | None:
@@ -176,20 +175,25 @@ def answer(results: Results) -> str:
                 f"**{', '.join(times(r.speedup, r.at_least, r.at_start) or 'not' for r in rows)} sooner**, by runs of as many steps "
                 f"{', '.join(times(r.equal_speedup, r.equal_at_least) or NONE for r in rows)}; after as many steps its loss is "
                 f"{', '.join(NONE if pd.isna(r.gain) else f'{100 * r.gain / r.scratch_loss:.0f}%' for r in rows)} lower."
-                + _from_new([new.get((model, r.steps)) for r in rows], by_seed.get(model, {})))
+                + _from_new([new[model, r.steps] for r in rows if (model, r.steps) in new], names)
+                + _over_seeds([(names[r.steps], by_seed[model][names[r.steps]]) for r in rows if names[r.steps] in by_seed.get(model, {})]))
     return "\n".join(lines or ["*No student from scratch has learned at two budgets yet.*"]) + "\n"
 
 
-def _from_new(rows: list[Any], by_seed: dict[str, Any]) -> str:
-    """What the comparison comes to from a teacher that had not read the text, and over seeds."""
-    rows = [r for r in rows if r is not None]
+def _from_new(rows: list[Any], names: dict[int, str]) -> str:
+    """What the comparison comes to from a teacher that had not read the text."""
     if not rows:
         return ""
-    seeds = [f"{budget} {number(of['speedup']['mean'], 1)} ± {number(of['speedup']['sd'], 1)} (n={of['speedup']['n']})"
-             for budget, of in by_seed.items() if of["speedup"]["n"] > 1]
-    return (f" Its teacher had been trained on the same text. From `{rows[0].teacher}` as it comes, to which the text is new, it is "
-            f"{', '.join(times(r.speedup, r.at_least, r.at_start) or 'not' for r in rows)} sooner"
-            + f"; over seeds, by runs of as many steps: {', '.join(seeds)}" * bool(seeds) + ".")
+    told = [f"{times(r.speedup, r.at_least, r.at_start)} ({names[r.steps]}, `{r.teacher}`)" for r in rows]
+    if len({r.teacher for r in rows}) == 1:
+        told = [f"{', '.join(times(r.speedup, r.at_least, r.at_start) for r in rows)} at {', '.join(names[r.steps] for r in rows)} (`{rows[0].teacher}`)"]
+    return f" The teacher had been trained on the same text there; from one to which it is new: {', '.join(told)}."
+
+
+def _over_seeds(budgets: list[tuple[str, dict[str, Any]]]) -> str:
+    """The speed-ups of several seeds: by budget, see `xatl_seeds.entries`."""
+    told = [f"{name} {xatl_seeds.in_words(of['speedup'])} (`{of['teacher']}`)" for name, of in budgets if of["speedup"]["n"]]
+    return f" Over seeds, by runs of as many steps: {', '.join(told)}." if told else ""
 
 
 def entries(results: Results) -> dict[str, Any]:
@@ -197,7 +201,7 @@ def entries(results: Results) -> dict[str, Any]:
     past the plateau (shorter ones do not count; if none is, those clearly below token frequencies), `speedup_is_lower_bound` (there by the first evaluation), `rival_learned` (it is past the plateau), `rival_one_rate` (no other learning rate was tried) and `gain_loss_pct`, the relative gain in loss after the
     same steps; `gain_<task>` after fine-tuning, where both arms were, by the same budgets, `gain_<task>_share_of_steps` where the transferred one
     had a share of them only. `teacher`, `gain_<task>_teacher`: whose weights the transferred student started with, one a figure, see `headline`.
-    `new_to_text`: {teacher, speedup, gain_loss_pct} from a teacher that had not read the text; `by_seed`: see xatl_seeds.entries."""
+    `new_to_text`: the same {teacher, speedup, speedup_is_lower_bound, gain_loss_pct} from a teacher that had not read the text; `by_seed`: see xatl_seeds.entries."""
     data, gains, found = headline(speedups(results)), glue_gains(results), {}
     new, by_seed = new_to_text(results), xatl_seeds.entries(results)
     for model, part in data.groupby("model", sort=False):
@@ -213,17 +217,20 @@ def entries(results: Results) -> dict[str, Any]:
             "teacher": {name: rows["teacher"].iloc[0] for name, rows in budgets},
             "gain_loss_pct": {name: _round((100 * rows["gain"] / rows["scratch_loss"]).mean()) for name, rows in budgets}}
         if len(mine := new[(new["model"] == model) & new["steps"].isin(counted["steps"])]):
+            of_new = [(names[r.steps], r) for r in mine.sort_values("steps").itertuples()]
             found[model]["new_to_text"] = {
-                "teacher": mine["teacher"].iloc[0], "speedup": {names[r.steps]: _round(r.speedup) for r in mine.itertuples()},
-                "gain_loss_pct": {names[r.steps]: _round(100 * r.gain / r.scratch_loss) for r in mine.itertuples()}}
-        if model in by_seed:
-            found[model]["by_seed"] = by_seed[model]
+                "teacher": {name: r.teacher for name, r in of_new}, "speedup": {name: _round(r.speedup) for name, r in of_new},
+                "speedup_is_lower_bound": {name: bool(r.at_least) for name, r in of_new},
+                "gain_loss_pct": {name: _round(100 * r.gain / r.scratch_loss) for name, r in of_new}}
+        if several := {name: of for name, of in by_seed.get(model, {}).items() if name in dict(budgets)}:
+            found[model]["by_seed"] = several
         teachers = {steps: rows["teacher"].iloc[0] for steps, rows in counted.groupby("steps")}
         mine = gains[(gains["model"] == model) & gains["steps"].isin(teachers)]
         for (task, steps), rows in mine.groupby(["task", "steps"], sort=False):
             same = rows[rows["teacher"] == teachers[steps]]
             same = same if len(same) and same["transferred_n"].max() > 1 else rows  # one seed says little where another teacher has more
-            same = same.sort_values("teacher", key=lambda names: ~names.isin(results.preset.teachers), kind="stable")  # of its kind, if as many
+            kind = teachers[steps] in results.preset.teachers
+            same = same.sort_values("teacher", key=lambda of: of.isin(results.preset.teachers) != kind, kind="stable")  # of its kind, if as many
             row = same.loc[same["transferred_n"].idxmax()]
             found[model].setdefault(f"gain_{task}", {})[names[steps]] = _round(row["gain"])
             found[model].setdefault(f"gain_{task}_teacher", {})[names[steps]] = row["teacher"]

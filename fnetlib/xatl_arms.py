@@ -5,11 +5,13 @@ All of a student's arms of one budget start from one teacher and see the same te
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from . import xatl_seeds
 from .params import AdaptParams
 from .plan import lacking_students
 from .results import Results, once, tagged, where
@@ -132,9 +134,11 @@ def _notes(data: pd.DataFrame, results: Results) -> list[str]:
 
 
 def _other_lengths(data: pd.DataFrame) -> str:
-    tokens = data[data["arm"].isin([DISTILLED, TRANSFERRED])].groupby("arm")["tokens"].max() / 1e6
-    return (f"; without masks to draw, its text is cut elsewhere ({number(tokens[DISTILLED], 2)} against {number(tokens[TRANSFERRED], 2)} "
-            "M tokens)") if tokens.nunique() > 1 else ""
+    """By how many tokens more or less the distilled students of a budget see, at most."""
+    tokens = data.pivot_table("tokens", KEY, "arm").reindex(columns=[DISTILLED, TRANSFERRED]).dropna() / 1e6
+    most = tokens.loc[(tokens[DISTILLED] - tokens[TRANSFERRED]).abs().idxmax()] if len(tokens) else None
+    return (f"; without masks to draw, its text is cut elsewhere ({number(most[DISTILLED], 2)} against {number(most[TRANSFERRED], 2)} "
+            "M tokens)") if most is not None and most.nunique() > 1 else ""
 
 
 def repeated(results: Results) -> pd.DataFrame:
@@ -148,6 +152,7 @@ def repeated(results: Results) -> pd.DataFrame:
                        & (frame["teacher"].isin(has_read) == (part["teacher"].max() in has_read))]
         for teacher, runs in theirs.groupby("teacher"):
             gaps = (runs.groupby("learning_rate")["loss"].min() - mine).dropna()
+            gaps = gaps[gaps.abs() < math.inf]  # one that diverged says nothing
             if len(gaps):
                 rate = gaps.abs().idxmax()
                 rows.append([model, steps, teacher, rate, gaps[rate]])
@@ -166,24 +171,33 @@ def elsewhere(results: Results) -> list[str]:
 
 
 def missing(results: Results) -> list[str]:
-    """What the preset plans of these arms and no record answers: arm, student and learning rate."""
-    frame = blocks(results)
-    known = {(r.model, r.teacher, r.steps) for r in frame.itertuples()}
+    """What the preset plans of these arms and no record answers: arm, student, learning rate and steps."""
+    known = {(r.model, r.seed, r.teacher, r.steps) for r in blocks(results).itertuples()}
     plans, found = results.preset.adaptations(), []
     for name in lacking_students(results.preset, results.adapt):
         plan = AdaptParams.parse(plans[name])
-        if (plan.model, Path(plan.teacher).name, plan.adaptation().get("steps")) in known:
-            found.append(f"{arm_of(plan.adaptation())} ({plan.model}, {plan.learning_rate:g})")
+        if (plan.model, plan.seed, Path(plan.teacher).name, plan.adaptation().get("steps")) in known:
+            found.append(f"{arm_of(plan.adaptation())} ({plan.model}, {plan.learning_rate:g}, {plan.adaptation()['steps']:,} steps)")
     return found
 
 
 def sentences(results: Results) -> list[str]:
     """What freezing, distillation and each component group are worth, one sentence each a student."""
     data = compare(results)
-    noise = repeated(results)
+    noise = _noise(results)
     parts = [part for _, part in data.groupby(KEY, sort=False) if (part["arm"] == TRANSFERRED).any()]
     return [line for line in [*(_freezing(part, noise) for part in parts), *(_distillation(part) for part in parts),
                               *(_components(part, results) for part in parts)] if line]
+
+
+def _noise(results: Results) -> dict[tuple[str, int], tuple[float, str]]:
+    """(student, steps) -> what two runs of the transferred arm differ by that differ in nothing that counts (nats), and in what they do: in the
+    teacher's training, or where none of its kind was repeated, in the seed."""
+    seeds = xatl_seeds.frame(results).groupby(["model", "steps", "teacher"])["loss"].agg(lambda found: found.max() - found.min())
+    found = {(model, steps): (value, "Seeds of the transferred student differ") for (model, steps, _), value in seeds.items()}
+    for key, runs in repeated(results).groupby(["model", "steps"]):
+        found[key] = (runs["difference"].abs().max(), "A repeat from another teacher differs")
+    return found
 
 
 def _head(title: str, part: pd.DataFrame, rates: str = "") -> str:
@@ -193,22 +207,19 @@ def _head(title: str, part: pd.DataFrame, rates: str = "") -> str:
             f"teacher `{first['teacher']}`, one seed): ")
 
 
-def _freezing(part: pd.DataFrame, repeats: pd.DataFrame) -> str:
+def _freezing(part: pd.DataFrame, noise: dict[tuple[str, int], tuple[float, str]]) -> str:
     frozen, model = part[part["trainable_before"].notna()], part["model"].iloc[0]
     if frozen.empty:
         return ""
     plans, usual = _plans(frozen), part[part["arm"] == TRANSFERRED]["learning_rate"].iloc[0]
     shown = ", ".join(f"{plan} {number(r.against_transferred, sign=True)} ({_thaw(r.unfrozen_at_step)})"
                       for plan, r in zip(plans, frozen.itertuples()))
-    repeats = repeats[repeats["model"] == model]
-    same = repeats[repeats["steps"] == part["steps"].iloc[0]]
-    noise = (same if len(same) else repeats)["difference"].abs().max()  # where nothing was repeated: by that of other budgets
-    least = 0.0 if pd.isna(noise) else noise
+    least, repeat = noise.get((model, part["steps"].iloc[0]), (0.0, ""))
     at_usual = [usual in found for found in frozen["by_rate"]]  # else the best of what is there says how much that rate is worth
     gaps = [(plan, gap) for plan, gap, there in zip(plans, frozen["against_transferred"], at_usual) if there]
     helps, hurts = [plan for plan, gap in gaps if gap < -least], [plan for plan, gap in gaps if gap > least]
     apart = [plan for plan, there in zip(plans, at_usual) if not there]
-    beyond = f"A repeat from another teacher differs by up to {number(least)}" + " after other steps" * same.empty + "; beyond that it" if len(repeats) else "It"
+    beyond = f"{repeat} by up to {number(least)}; beyond that it" if repeat else "It"
     by_rate = [f"{sum(gap < 0 for gap in gaps)} of {len(gaps)} ({rate:g})" for rate in _rates(frozen)
                if (gaps := [found[rate] for found in frozen["by_rate"] if rate in found])]
     return (_head("XATL's freezing (LIT)", part) + f"against {number(_plain(part))} of the transferred student, freezing at first "
@@ -253,7 +264,7 @@ def _components(part: pd.DataFrame, results: Results) -> str:
     (groups, first), (_, last) = chain[0], chain[-1]
     steps = [f"{_added(before, after)} {number(loss - previous, sign=True)}" for (before, previous), (after, loss) in zip(chain, chain[1:])]
     start = f"with {_added((), groups)}" if groups else f"from scratch ({number(part['loss'].iloc[0])} at its best rate)"
-    lacking = [text for text in missing(results) if text.startswith(f"{TRANSFERRED}: ") and f"({model}," in text]
+    lacking = [text for text in missing(results) if text.startswith(f"{TRANSFERRED}: ") and f"({model}," in text and f" {part['steps'].iloc[0]:,} steps)" in text]
     return (_head("XATL's components", part, f"learning rate {rate:g}") + f"{number(first)} {start}, then {', '.join(steps)}, which makes "
             + number(last) + (f"; without a record: {'; '.join(lacking)}" if lacking else "") + ".")
 

@@ -219,6 +219,8 @@ def headline(data: pd.DataFrame) -> pd.DataFrame:
     the most such runs, so that budgets compare; then by name. Never a mean over teachers.
     """
     plain = data[data["arm"] == TRANSFERRED]
+    if plain.empty:
+        return plain
     equal = plain[plain["loss"].notna()]["teacher"].value_counts()
     first = sorted(set(plain["teacher"]), key=lambda name: (-equal.get(name, 0), natural(name)))
     rank = -plain["tried"].astype(int) * len(first) + plain["teacher"].map(first.index)  # no run of as many steps: no rate tried

@@ -21,8 +21,10 @@ def frame(results: Results) -> pd.DataFrame:
     """One row a (student, budget, teacher, seed) that has both arms, where two seeds or more have: losses (nats) of a run from scratch and of a transferred one of
     as many steps on the same batches, `speedup` (steps of the one over those after which the other is at its loss, `at_least`: it is by its
     first evaluation) and `gain_pct`, None of a transferred run that diverged; a rival that did is none. Each arm at one learning rate (`scratch_rate`, `rate`): of those that most seeds have the best."""
-    runs, rows = _runs(results), []
-    for (model, steps), part in runs.groupby(["model", "steps"], sort=False):
+    runs, rows, names = _runs(results), [], _names(results)
+    for (model, steps), part in runs.groupby(["model", "steps"]):
+        if steps not in names.get(model, {}):  # no budget of the other tables
+            continue
         rivals = _at_one_rate(part[part["arm"] == FROM_SCRATCH])
         for teacher, inherited in part[part["arm"] == TRANSFERRED].groupby("teacher"):
             pairs = [(rivals[seed], r) for seed, r in _at_one_rate(inherited).items() if seed in rivals and math.isfinite(rivals[seed].loss)]
@@ -75,14 +77,14 @@ def table(results: Results) -> Table:
             "From-scratch budget": f"{names[model][steps]}: {number(rows['tokens'].iloc[0] / 1e6, 1)} M tokens", "Teacher": teacher,
             "Learning rates": f"{rows['scratch_rate'].iloc[0]:g}, {rows['rate'].iloc[0]:g}",
             "From scratch, nats": _spread(rows["scratch_loss"], 3), "Transferred, nats": _spread(rows["loss"].replace(math.inf, math.nan), 3),
-            "Sooner": _spread(rows["speedup"], 1), "Each": ", ".join(_each(r) for r in rows.itertuples()),
+            "Sooner": in_words(_sooner(rows)), "Each": ", ".join(_each(r) for r in rows.itertuples()),
             "Gain in loss, %": _spread(rows["gain_pct"], 1)}
             for (steps, teacher), rows in part.groupby(["steps", "teacher"])])
     notes = ["Held-out masked-LM losses; mean ± standard deviation (n seeds: other initial weights, another order of the text). Both arms of a seed see the "
              "same batches. *Learning rates*: from scratch, transferred; of those that most seeds have the best. *Sooner*: steps of the run from scratch over "
-             "those after which the transferred run of as many steps is at its final loss; ≥: it is by its first evaluation."]
+             "those after which the transferred run of as many steps is at its final loss; ≥: it is by its first evaluation, and so is the mean then at least that."]
     return Table("xatl-seeds", tagged("XATL by seed", results.tag), data, sections,
-                 notes if sections else ["One seed of either arm here: `02_transfer` with `-p seed`."])
+                 notes if sections else ["No student has both arms by two seeds here: `02_transfer` with `-p seed`."])
 
 
 def _spread(values: pd.Series, digits: int) -> str:
@@ -94,16 +96,26 @@ def _each(row: Any) -> str:
     return "not" if pd.isna(row.speedup) else "≥ " * row.at_least + number(row.speedup, 1)
 
 
+def _sooner(rows: pd.DataFrame) -> dict[str, Any]:
+    return {**_moments(rows["speedup"]), "is_lower_bound": bool(rows["at_least"].any()), "not_reached": int(rows["speedup"].isna().sum())}
+
+
+def in_words(sooner: dict[str, Any]) -> str:
+    """`≥ 8.2 ± 0.5 (3), not in 1`: of `entries`."""
+    mean = "≥ " * sooner["is_lower_bound"] + mean_sd(sooner["mean"], sooner["sd"], sooner["n"], 1) if sooner["n"] else ""
+    return ", ".join([mean] * bool(mean) + [f"not in {sooner['not_reached']}"] * bool(sooner["not_reached"]))
+
+
 def entries(results: Results) -> dict[str, dict[str, Any]]:
-    """The summary's: student -> budget (`1x`, ...) -> `{teacher, speedup, gain_loss_pct}`, of the two {mean, sd, n}; of several teachers the one
-    with most seeds."""
+    """The summary's: student -> budget (`1x`, ...) -> `{teacher, speedup, gain_loss_pct}`, of the two {mean, sd, n}; of `speedup` also whether it
+    `is_lower_bound` and in how many seeds it was `not_reached`, which are not in the mean. Of several teachers the one with most seeds."""
     found: dict[str, dict[str, Any]] = {}
     names = _names(results)
     for (model, steps), part in frame(results).groupby(["model", "steps"], sort=False):
         teacher = part["teacher"].value_counts().idxmax()
         rows = part[part["teacher"] == teacher]
         found.setdefault(model, {})[names[model][steps]] = {
-            "teacher": teacher, "speedup": _moments(rows["speedup"]), "gain_loss_pct": _moments(rows["gain_pct"])}
+            "teacher": teacher, "speedup": _sooner(rows), "gain_loss_pct": _moments(rows["gain_pct"])}
     return found
 
 

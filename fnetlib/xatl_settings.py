@@ -32,7 +32,8 @@ def frame(results: Results) -> pd.DataFrame:
     nats), below_unigram (nats), learned (by more than LEARNED), and how much sooner a transferred student of the same setting is there
     (`speedup`, `at_least`: see `xatl_runs.speedups`; None where none is), `by` which: its teacher and its own steps."""
     records = scored(results.adapt)
-    runs = [r for r in records if arm(r) == FROM_SCRATCH]
+    seeds = {r.model: r.seed for r in compared(records)}  # others are in `xatl_seeds.table`
+    runs = [r for r in records if arm(r) == FROM_SCRATCH and seeds.get(r.model, r.seed) == r.seed]
     main = {r.model: setting(r) for r in compared(records)}
     leading = {(main[r.model], r.steps): r for r in headline(speedups(results)).itertuples()}
     usual = {name: pd.Series([r.params.get(name) or 0 for r in runs], dtype=float).mode().get(0) for name in WORDS}
@@ -40,16 +41,10 @@ def frame(results: Results) -> pd.DataFrame:
     for r in runs:
         loss, unigram = final_loss(r), r.metrics.validation.get("unigram_loss")
         below = None if unigram is None else unigram - loss
-        rows.append([r.model, _with_seed(r, in_words(r, usual), main), r.params["learning_rate"], r.seed, r.timing["steps"], r.metrics.history[-1]["tokens"], loss,
+        rows.append([r.model, in_words(r, usual), r.params["learning_rate"], r.seed, r.timing["steps"], r.metrics.history[-1]["tokens"], loss,
                      below, below is not None and below > LEARNED, *_sooner(r, records, leading), r])
     rows.sort(key=lambda row: (model_key(row[0]), row[1], row[4], row[2]))
     return pd.DataFrame(rows, columns=COLUMNS).astype({"below_unigram": float, "speedup": float})
-
-
-def _with_seed(record: Record, words: str, main: dict[str, tuple]) -> str:
-    """`seed 1` too where it is not the seed of the model's other arms."""
-    other = record.model in main and main[record.model][-1][1] != record.seed
-    return ", ".join([words] * bool(words) + [f"seed {record.seed}"] * other)
 
 
 def in_words(record: Record, usual: dict[str, Any]) -> str:

@@ -1,7 +1,5 @@
 """Mixing folded into the projection, against numpy's float64 FFT and against the other backends in whole models."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -132,31 +130,8 @@ def test_auto_folds_in_half_precision_on_a_gpu_where_layers_are_compiled():
     for change in ({"length": FOLDED_HALF_MAX_LENGTH + 1}, {"training": False, "length": FOLDED_INFERENCE_MAX_LENGTH + 1},
                    {"masked": True}, {"masked": True} | longer, {"device": "cpu"}, {"dtype": torch.float32}, {"few": True}, {"projects": False}, {"compiled": False}):
         assert not folds("auto", **usual | change)
-    in_full = usual | {"dtype": torch.float32, "masked": True, "compiled": False}
-    assert folds("auto", **in_full)
-    for change in ({"length": MATMUL_MAX_LENGTH + 1}, {"masked": False}, {"device": "cpu"}, {"few": True}, {"projects": False}):
-        assert not folds("auto", **in_full | change)
     assert not folds("matmul", **usual) and not folds("folded", **usual | {"masked": True} | longer)
     assert not folds("folded", **usual | {"device": "cpu", "length": MATMUL_MAX_LENGTH + 1})
-
-
-def test_tf32_products_are_not_folded(monkeypatch):
-    """Set by torch's older name or its newer one, and unknown where code is being compiled."""
-    in_full = {"length": 512, "masked": True, "device": "cuda", "dtype": torch.float32, "few": False, "projects": True}
-    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
-    assert not folds("auto", **in_full)
-
-    def mixed():
-        raise RuntimeError("legacy and new names mixed")
-
-    monkeypatch.setattr(torch, "get_float32_matmul_precision", mixed)
-    for setting in ("ieee", "tf32"):
-        monkeypatch.setattr(torch.backends.cuda, "matmul", SimpleNamespace(fp32_precision=setting))
-        assert folds("auto", **in_full) == (setting == "ieee")
-    monkeypatch.undo()
-    assert folds("auto", **in_full)
-    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    assert not folds("auto", **in_full)
 
 
 @pytest.mark.parametrize("decimated_from", [DECIMATED_MIN_LENGTH, 16])
