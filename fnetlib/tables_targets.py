@@ -87,9 +87,10 @@ def _rival(found: dict[str, Any], parent: str, name: str) -> str | None:
 
 
 def _share(found: dict[str, Any], parent: str, name: str) -> str | None:
-    """Of a gain over training from scratch, where the transferred student was trained for a share of the steps only."""
-    share = look_up(found, f"{parent}_share_of_steps/{name}")
-    return None if share is None else f"with {share:g} of its rival's steps"
+    """Of a gain over training from scratch: whose weights it started with, and where the transferred student was trained for a share of the steps only."""
+    share, teacher = look_up(found, f"{parent}_share_of_steps/{name}"), look_up(found, f"{parent}_teacher/{name}")
+    words = [f"`{teacher}`"] if teacher else []
+    return ", ".join(words + ([] if share is None else [f"with {share:g} of its rival's steps"])) or None
 
 
 def _model(at: str) -> str | None:

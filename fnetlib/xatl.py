@@ -227,16 +227,20 @@ def entries(results: Results) -> dict[str, Any]:
         teachers = {steps: rows["teacher"].iloc[0] for steps, rows in counted.groupby("steps")}
         mine = gains[(gains["model"] == model) & gains["steps"].isin(teachers)]
         for (task, steps), rows in mine.groupby(["task", "steps"], sort=False):
-            same = rows[rows["teacher"] == teachers[steps]]
-            same = same if len(same) and same["transferred_n"].max() > 1 else rows  # one seed says little where another teacher has more
-            kind = teachers[steps] in results.preset.teachers
-            same = same.sort_values("teacher", key=lambda of: of.isin(results.preset.teachers) != kind, kind="stable")  # of its kind, if as many
-            row = same.loc[same["transferred_n"].idxmax()]
+            row = _of_one_teacher(mine[mine["steps"] == steps], teachers[steps] in results.preset.teachers, results).get(task, rows.iloc[0])
             found[model].setdefault(f"gain_{task}", {})[names[steps]] = _round(row["gain"])
             found[model].setdefault(f"gain_{task}_teacher", {})[names[steps]] = row["teacher"]
             if row["transferred_steps"] < steps:
                 found[model].setdefault(f"gain_{task}_share_of_steps", {})[names[steps]] = _round(row["transferred_steps"] / steps)
     return found
+
+
+def _of_one_teacher(gains: pd.DataFrame, trained: bool, results: Results) -> dict[str, Any]:
+    """task -> its row of `glue_gains`, of one budget: every task's of the teacher with most runs, so that no task has the best of several. Of as many
+    runs a teacher of the kind (`trained` on this text or not) that the losses are of."""
+    runs = gains.groupby("teacher", sort=False)["transferred_n"].sum()
+    first = max(runs.index, key=lambda name: (runs[name], (name in results.preset.teachers) == trained))
+    return {r["task"]: r for _, r in gains[gains["teacher"] == first].iterrows()}
 
 
 def _round(value: float) -> float | None:

@@ -474,6 +474,23 @@ def test_glue_shows_each_teacher_and_says_where_the_arms_differ(tmp_path):
     assert xatl.entries(results)["fnet"]["gain_rte"] == {"1x": 0.14}  # one seed of the teacher that its other figures are from says less
 
 
+def test_all_tasks_of_a_budget_have_one_teacher(tmp_path):
+    """The one with most runs, though on one task another's were better."""
+    scratch, ours = line(end=5.0, groups="none"), line(end=3.0)
+    second = taught(ours, "second")
+
+    def tuned(student, task, seeds, score):
+        return [taught(finetune_record(task, "fnet", seed, score, training="inherited", minutes=0.8, student=student.run_id), student.teacher.name)
+                for seed in seeds]
+
+    results = results_of(tmp_path, [
+        scratch, ours, second, *tuned(scratch, "rte", (1, 2, 3), 0.5), *tuned(scratch, "cola", (1, 2, 3), 0.1), *tuned(ours, "rte", (1, 2, 3), 0.6),
+        *tuned(ours, "cola", (1, 2, 3), 0.2), *tuned(second, "rte", (1, 2, 3), 0.7), *tuned(second, "cola", (1,), 0.3)])
+    found = xatl.entries(results)["fnet"]
+    assert (found["gain_rte"], found["gain_cola"]) == ({"1x": 0.1}, {"1x": 0.1})
+    assert found["gain_rte_teacher"] == found["gain_cola_teacher"] == {"1x": "minilm"}
+
+
 def test_glue_of_the_teacher_of_the_other_figures_comes_first(tmp_path):
     ours, second = line(end=3.0), taught(line(end=3.5), "second")
     runs = [taught(finetune_record("rte", "fnet", seed, score, training="x", minutes=0.8, student=student.run_id), student.teacher.name)
