@@ -95,8 +95,8 @@ def _clocks(axis: Axes, best: pd.DataFrame, first: float) -> None:
 def arm_curves(results: Results) -> Figure:
     """Every arm, its best rate, a panel a student and budget; a dot is where LIT unfroze.
 
-    The axis ends a little above what token frequencies alone give and the untrained swap; of an arm that ends above, that
-    is said in words.
+    The axis ends a little above what token frequencies alone give, or the untrained swap if that is within a nat; of an arm that ends
+    above, that is said in words.
     """
     title = tagged("XATL's arms", results.tag)
     data = compare(results)
@@ -111,9 +111,14 @@ def arm_curves(results: Results) -> Figure:
         axis.set_title(f"{name}, {steps:,} steps, from {part['teacher'].max()}", fontsize=10)
         axis.set_ylabel("held-out loss, nats")
     return _finish(figure, title, handles=[
-        *(plt.Line2D([], [], color=ink[name], label=_short(name)) for name in arms),
+        *(plt.Line2D([], [], color=ink[name], ls=_dashes(name), label=_short(name)) for name in arms),
         *[plt.Line2D([], [], color="0.3", marker="o", ls="", ms=5, label="unfrozen")] * bool(data["unfrozen_at_step"].notna().any()),
         plt.Line2D([], [], color="0.5", lw=0.8, ls=":", label="token frequencies alone")], columns=2)
+
+
+def _dashes(name: str) -> str:
+    """Parts alone are dashed: there are more arms than colours that tell apart."""
+    return "--" if name.startswith(f"{TRANSFERRED}: ") else "-"
 
 
 def _short(name: str) -> str:
@@ -125,12 +130,13 @@ def _arms(axis: Axes, part: pd.DataFrame, ink: dict[str, str]) -> None:
     """One student's arms of one budget; steps are linear."""
     unigram = next((value for r in part.itertuples() if (value := r.record.metrics.validation.get("unigram_loss"))), None)
     start = [held_out(r.record, "step")[0][1] for r in part.itertuples() if r.arm == TRANSFERRED]
+    start = [min(value, unigram + 1) if unigram else value for value in start]  # a head that is new stands far above
     top, above = max([part["loss"].median(), *start, unigram or 0]) + 0.3, []
     if unigram:
         axis.axhline(unigram, color="0.5", lw=0.8, ls=":")
     for r in part.itertuples():
         line = held_out(r.record, "step")
-        axis.plot(*zip(*line), lw=1.8 if r.arm in INK else 1.2, color=ink[r.arm], zorder=3 if r.arm in INK else 2)
+        axis.plot(*zip(*line), lw=1.8 if r.arm in INK else 1.2, ls=_dashes(r.arm), color=ink[r.arm], zorder=3 if r.arm in INK else 2)
         if pd.notna(r.unfrozen_at_step):
             axis.plot(r.unfrozen_at_step, _at(line, r.unfrozen_at_step), "o", ms=5, color=ink[r.arm], zorder=4)
         if r.loss > top:
