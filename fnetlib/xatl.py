@@ -227,7 +227,7 @@ def entries(results: Results) -> dict[str, Any]:
         teachers = {steps: rows["teacher"].iloc[0] for steps, rows in counted.groupby("steps")}
         mine = gains[(gains["model"] == model) & gains["steps"].isin(teachers)]
         for (task, steps), rows in mine.groupby(["task", "steps"], sort=False):
-            row = _of_one_teacher(mine[mine["steps"] == steps], teachers[steps] in results.preset.teachers, results).get(task, rows.iloc[0])
+            row = _gains_of_one_teacher(mine[mine["steps"] == steps], teachers[steps] in results.preset.teachers, results).get(task, rows.iloc[0])
             found[model].setdefault(f"gain_{task}", {})[names[steps]] = _round(row["gain"])
             found[model].setdefault(f"gain_{task}_teacher", {})[names[steps]] = row["teacher"]
             if row["transferred_steps"] < steps:
@@ -235,7 +235,7 @@ def entries(results: Results) -> dict[str, Any]:
     return found
 
 
-def _of_one_teacher(gains: pd.DataFrame, trained: bool, results: Results) -> dict[str, Any]:
+def _gains_of_one_teacher(gains: pd.DataFrame, trained: bool, results: Results) -> dict[str, Any]:
     """task -> its row of `glue_gains`, of one budget: every task's of the teacher with most runs, so that no task has the best of several. Of as many
     runs a teacher of the kind (`trained` on this text or not) that the losses are of."""
     runs = gains.groupby("teacher", sort=False)["transferred_n"].sum()

@@ -18,9 +18,10 @@ COLUMNS = ["model", "teacher", "steps", "tokens", "seed", "scratch_rate", "rate"
 
 @once
 def frame(results: Results) -> pd.DataFrame:
-    """One row a (student, budget, teacher, seed) that has both arms, where two seeds or more have: losses (nats) of a run from scratch and of a transferred one of
-    as many steps on the same batches, `speedup` (steps of the one over those after which the other is at its loss, `at_least`: it is by its
-    first evaluation) and `gain_pct`, None of a transferred run that diverged; a rival that did is none. Each arm at one learning rate (`scratch_rate`, `rate`): of those that most seeds have the best."""
+    """One row a (student, budget, teacher, seed) that has both arms, where two seeds or more have: losses (nats) of a run from scratch
+    and of a transferred one of as many steps on the same batches, `speedup` (steps of the one over those after which the other is at its
+    loss, `at_least`: it is by its first evaluation) and `gain_pct`, None of a transferred run that diverged; a rival that did is none.
+    Each arm at one learning rate (`scratch_rate`, `rate`): of those that most seeds have the best."""
     runs, rows, names = _runs(results), [], _names(results)
     for (model, steps), part in runs.groupby(["model", "steps"]):
         if steps not in names.get(model, {}):  # no budget of the other tables

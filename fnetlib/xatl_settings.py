@@ -32,9 +32,9 @@ def frame(results: Results) -> pd.DataFrame:
     nats), below_unigram (nats), learned (by more than LEARNED), and how much sooner a transferred student of the same setting is there
     (`speedup`, `at_least`: see `xatl_runs.speedups`; None where none is), `by` which: its teacher and its own steps."""
     records = scored(results.adapt)
-    seeds = {r.model: r.seed for r in compared(records)}  # others are in `xatl_seeds.table`
-    runs = [r for r in records if arm(r) == FROM_SCRATCH and seeds.get(r.model, r.seed) == r.seed]
-    main = {r.model: setting(r) for r in compared(records)}
+    shown = {r.model: r for r in compared(records)}
+    main, seeds = {name: setting(r) for name, r in shown.items()}, {name: r.seed for name, r in shown.items()}
+    runs = [r for r in records if arm(r) == FROM_SCRATCH and seeds.get(r.model, r.seed) == r.seed]  # other seeds: `xatl_seeds.table`
     leading = {(main[r.model], r.steps): r for r in headline(speedups(results)).itertuples()}
     usual = {name: pd.Series([r.params.get(name) or 0 for r in runs], dtype=float).mode().get(0) for name in WORDS}
     rows = []

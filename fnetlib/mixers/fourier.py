@@ -23,8 +23,8 @@ from torch import nn
 from .base import Sequence
 
 # What `auto` goes by, measured at width 768 by 04_efficiency, the mixing alone (at width 384 in half precision the same ways are the
-# fastest, but for 8,192 tokens without a mask, where the whole spectrum by matrices takes 6% less than FFTs). In float32 with a mask, and folded: up to this
-# length the sequence axis' n x n matrices cost less than Bluestein's padded FFTs on a CPU.
+# fastest, but for 8,192 tokens without a mask, where the whole spectrum by matrices takes 6% less than FFTs). In float32 with a
+# mask, and folded: up to this length the sequence axis' n x n matrices cost less than Bluestein's padded FFTs on a CPU.
 MATMUL_MAX_LENGTH = 512
 # In half precision on an H200, 32,768 tokens a step: without a mask FFTs are faster from between 2,048 and 8,192 tokens on. With
 # one, matrices still are at 16,384, but every example's own take memory that grows with the square of the length.
