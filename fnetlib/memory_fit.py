@@ -136,7 +136,24 @@ def trains(params: EfficiencyParams, model: str, length: int, precision: str) ->
 
 
 def table(records: list[Record]) -> Table:
-    """Longest sequences by memory size, and how many times BERT's."""
+    """Longest sequences by memory size, and how many times BERT's: one section a device, shape and precision."""
+    sections: dict[str, pd.DataFrame] = {}
+    for settings in dict.fromkeys(_settings(r) for r in records):
+        sections[settings] = _rows([r for r in records if _settings(r) == settings])
+    data = pd.DataFrame([{**r.params, "model": r.model, "longest": r.memory["longest"], "error": r.error} for r in records])
+    notes = [f"Tokens of the longest sequence, within {RATIO - 1:.0%}, that trains in so much memory, {RESERVED:g} GB of which are "
+             "left to the driver and the libraries; a dash, or a model that is not here: not tried. A T4, as on Colab, has 16 GB."]
+    notes += [f"`{r.model}`, {r.params['precision']}, {r.params['gb']} GB: {r.error}" for r in records if r.error]
+    return Table("fit", "The longest sequence that fits", data, sections,
+                 notes if sections else ["Not measured: it needs a GPU, and fit_gb, e.g. 16."])
+
+
+def _settings(record: Record) -> str:
+    p = record.params
+    return f"{p['device']}: shape {p['shape']}, {p['precision']}, one sequence, eager"
+
+
+def _rows(records: list[Record]) -> pd.DataFrame:
     sizes = sorted({r.params["gb"] for r in records})
     found = {(r.model, r.params["gb"]): r.memory["longest"] for r in records}
     rows = []
@@ -147,10 +164,4 @@ def table(records: list[Record]) -> Table:
             row |= {f"{size} GB": NONE if own is None else str(own),
                     f"{size} GB × BERT": number(own / bert if own is not None and bert else None, 2)}
         rows.append(row)
-    data = pd.DataFrame([{**r.params, "model": r.model, "longest": r.memory["longest"], "error": r.error} for r in records])
-    settings = {f"{r.params['device']}: shape {r.params['shape']}, {r.params['precision']}, one sequence, eager" for r in records}
-    notes = [f"Tokens of the longest sequence, within {RATIO - 1:.0%}, that trains in so much memory, {RESERVED:g} GB of which are "
-             "left to the driver and the libraries; a dash, or a model that is not here: not tried. A T4, as on Colab, has 16 GB."]
-    notes += [f"`{r.model}`, {r.params['gb']} GB: {r.error}" for r in records if r.error]
-    return Table("fit", "The longest sequence that fits", data, {"; ".join(sorted(settings)): pd.DataFrame(rows)} if rows else {},
-                 notes if rows else ["Not measured: it needs a GPU, and fit_gb, e.g. 16."])
+    return pd.DataFrame(rows)

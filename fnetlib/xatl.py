@@ -203,6 +203,7 @@ def entries(results: Results) -> dict[str, Any]:
     had a share of them only. `teacher`, `gain_<task>_teacher`: whose weights the transferred student started with, one a figure, see `headline`.
     `new_to_text`: the same {teacher, speedup, speedup_is_lower_bound, gain_loss_pct} from a teacher that had not read the text; `by_seed`: see xatl_seeds.entries."""
     data, gains, found = headline(speedups(results)), glue_gains(results), {}
+    gains = gains[gains["arm"] == TRANSFERRED]
     new, by_seed = new_to_text(results), xatl_seeds.entries(results)
     for model, part in data.groupby("model", sort=False):
         names, counted = budget_names(part), part[part["learned" if part["learned"].any() else "clear"].astype(bool)]

@@ -8,13 +8,15 @@ import pandas as pd
 
 from .results import Results, is_grid, metric_title, natural, tagged, task_title
 from .statistics import Summary, paired, summarise
-from .tables import Table, mean_sd, number
+from .tables import NONE, Table, mean_sd, number
 from .xatl_runs import FROM_SCRATCH, TRANSFERRED, best_rates, students
+
+_FROZEN = f"{TRANSFERRED}, LIT freezes "
 
 
 def glue_gains(results: Results) -> pd.DataFrame:
-    """One row a (model, task, from-scratch steps, teacher of the transferred student): scores after fine-tuning, and `gain`, the
-    transferred one's mean above the from-scratch one's at the seeds that both have, in the metric's own unit. Of several students and
+    """One row a (model, task, from-scratch steps, arm, teacher of the transferred student; `arm` says whether LIT froze any of it first, see
+    `xatl_runs.arm`): scores after fine-tuning, and `gain`, the transferred one's mean above the from-scratch one's at the seeds that both have, in the metric's own unit. Of several students and
     learning rates of fine-tuning each arm has its best mean over seeds.
 
     transferred_steps: as many, or where nothing was fine-tuned after as many the most below: then `gain` is at less compute.
@@ -22,7 +24,7 @@ def glue_gains(results: Results) -> pd.DataFrame:
     the masked-LM learning rate of the student that was fine-tuned, and how far its loss ended above that of its arm's best rate, in nats.
     """
     trained = students(results)
-    runs = {r.record.run_id: r for r in trained.itertuples() if r.arm in (FROM_SCRATCH, TRANSFERRED)}
+    runs = {r.record.run_id: r for r in trained.itertuples() if r.arm in (FROM_SCRATCH, TRANSFERRED) or r.arm.startswith(_FROZEN)}
     lowest = {_arm(r): r.loss for r in best_rates(trained).itertuples()}
     rows = [{"model": r.model, "task": r.task, "note": r.note, "metric": r.metric, "seed": r.seed, "last": r.last, "collapsed": bool(r.degenerate), "grid": is_grid(r.training),
              "rate": r.record.params["learning_rate"], "student": run.record.run_id, "arm": run.arm, "steps": run.steps,
@@ -32,9 +34,10 @@ def glue_gains(results: Results) -> pd.DataFrame:
     found = []
     for (model, task, steps), part in frame[frame["arm"] == FROM_SCRATCH].groupby(["model", "task", "steps"], sort=False):
         theirs = _best_tuned(part)
-        ours = frame[(frame["arm"] == TRANSFERRED) & (frame["model"] == model) & (frame["task"] == task) & (frame["steps"] <= steps)]
-        ours = ours[ours["steps"] == ours[~ours["grid"].astype(bool)]["steps"].max()]
-        for teacher in sorted(set(ours["teacher"]), key=natural):
+        inherited = frame[(frame["arm"] != FROM_SCRATCH) & (frame["model"] == model) & (frame["task"] == task) & (frame["steps"] <= steps)]
+        for name, teacher in sorted(set(zip(inherited["arm"], inherited["teacher"])), key=lambda pair: (pair[0], natural(pair[1]))):
+            of_arm = inherited[inherited["arm"] == name]
+            ours = of_arm[of_arm["steps"] == of_arm[~of_arm["grid"].astype(bool)]["steps"].max()]
             mine = _best_tuned(ours[ours["teacher"] == teacher])
             if theirs and mine:
                 shared = theirs.scores.index.intersection(mine.scores.index)  # the same seeds, where there are two
@@ -42,13 +45,13 @@ def glue_gains(results: Results) -> pd.DataFrame:
                 fell = {f"{name}_collapsed": int(arm.collapsed[kept.index].sum()) for name, arm, kept in
                         (("scratch", theirs, before), ("transferred", mine, after))}
                 gain = paired(after, before) if len(shared) > 1 else Summary(after.mean() - before.mean(), None, 1, None, None)
-                found.append({"model": model, "task": task, "note": part["note"].iloc[0], "steps": steps, "teacher": teacher,
+                found.append({"model": model, "task": task, "note": part["note"].iloc[0], "steps": steps, "arm": name, "teacher": teacher,
                               "transferred_steps": ours["steps"].iloc[0], "scratch_teacher": theirs.teacher, "metric": part["metric"].iloc[0],
                               "scratch_rates": theirs.rates, "transferred_rates": mine.rates,
                               "scratch_mlm_rate": theirs.mlm_rate, "scratch_mlm_gap": theirs.mlm_gap, "transferred_mlm_rate": mine.mlm_rate, "transferred_mlm_gap": mine.mlm_gap,
                               **_scores("scratch", summarise(before)), **_scores("transferred", summarise(after)),
                               **fell, "gain": gain.mean, "low": gain.low, "high": gain.high})
-    return pd.DataFrame(found, columns=["model", "task", "note", "steps", "transferred_steps", "teacher", "scratch_teacher", "metric",
+    return pd.DataFrame(found, columns=["model", "task", "note", "steps", "transferred_steps", "arm", "teacher", "scratch_teacher", "metric",
                                         "scratch_rates", "transferred_rates", "scratch_mlm_rate", "scratch_mlm_gap", "transferred_mlm_rate", "transferred_mlm_gap", "scratch", "scratch_sd", "scratch_n", "transferred", "transferred_sd",
                                         "transferred_n", "scratch_collapsed", "transferred_collapsed", "gain", "low", "high"])
 
@@ -81,10 +84,12 @@ def glue(results: Results) -> Table:
     """GLUE after fine-tuning: from scratch beside transferred, at the same budget."""
     data = glue_gains(results)
     named = len({*data["teacher"], *data["scratch_teacher"]}) > 1
+    frozen = bool((data["arm"] != TRANSFERRED).any())
     fewer = bool((data["transferred_steps"] < data["steps"]).any())
     shown = [{"Student": r.model, "Steps": f"{r.steps:,}" + (f" (transferred: {r.transferred_steps:,})" if r.transferred_steps < r.steps else ""),
               "Task": f"{task_title(r.task, [r.note] * bool(r.note))} {metric_title([r.metric])}",
               **({"Teacher": _teachers(r)} if named else {}),
+              **({"Frozen at first": r.arm.removeprefix(_FROZEN).removeprefix(TRANSFERRED) or NONE} if frozen else {}),
               "From scratch": mean_sd(r.scratch, r.scratch_sd, r.scratch_n) + "†" * bool(r.scratch_collapsed),
               "Transferred": mean_sd(r.transferred, r.transferred_sd, r.transferred_n) + "†" * bool(r.transferred_collapsed),
               "Gain": number(r.gain, sign=True) + ("" if pd.isna(r.low) else f" [{number(r.low, sign=True)}, {number(r.high, sign=True)}]"),
@@ -96,10 +101,11 @@ def glue(results: Results) -> Table:
              "the learning rates of fine-tuning that were tried (from scratch, transferred) each arm has its best. Gains are in the metric's own unit, "
              "over the seeds that both have, where these are two or more, with a 95% bootstrap interval, too narrow for so few."
              + " *Teacher*: whose weights the transferred student started with; a from-scratch student has only its shape." * named
+             + " *Frozen at first*: what of it rested until the loss stopped improving (LIT; threshold and patience)." * frozen
              + " *Masked-LM rates*: of the students that were fine-tuned, from scratch and transferred; where another run of that arm, mostly at another rate, ended lower it says by how "
              "many nats, so a gain over such a student from scratch may be too large." * bool(len(data))]
     collapsed = [f"`{r.model}` after {r.steps:,} steps, {task_title(r.task)}: {count} of {n} {arm}" for r in data.itertuples()
-                 for arm, count, n in ((FROM_SCRATCH, r.scratch_collapsed, r.scratch_n), (TRANSFERRED, r.transferred_collapsed, r.transferred_n)) if count]
+                 for arm, count, n in ((FROM_SCRATCH, r.scratch_collapsed, r.scratch_n), (r.arm, r.transferred_collapsed, r.transferred_n)) if count]
     notes += [f"† some runs predict one class for every example: {'; '.join(collapsed)}."] if collapsed else []
     if data.empty:
         notes = ["No pair of students, from scratch and transferred, is fine-tuned yet: 03 with `-p student FOLDER`."]

@@ -73,7 +73,18 @@ def test_one_record_a_model_and_size_and_the_limit_is_lifted(gpu, tmp_path, monk
     monkeypatch.setattr(memory_fit.efficiency, "resolve_device", lambda params: (None, "a GPU"))
     assert measure(elsewhere, store, [16]) == made[:3]
     shown = table(made).markdown()
-    assert "| bert | " in shown and "1.00" in shown and "`bigbird`, 16 GB: RuntimeError: no kernel" in shown
+    assert "| bert | " in shown and "1.00" in shown and "`bigbird`, bf16, 16 GB: RuntimeError: no kernel" in shown
+
+
+def test_precisions_are_not_compared_with_each_other(gpu, tmp_path):
+    records = [record for precision in ("bf16", "fp32") for record in
+               measure(EfficiencyParams.parse({**PARAMS.model_dump(), "models": "bert,fnet", "precisions": precision}), RecordStore(tmp_path), [16])]
+    records[2].memory["longest"] = 2 * records[0].memory["longest"]
+    shown = table(records)
+    assert list(shown.sections) == [f"a GPU: shape tiny, {p}, one sequence, eager" for p in ("bf16", "fp32")]
+    for section in shown.sections.values():
+        assert section.loc[section["Model"] == "bert", "16 GB × BERT"].tolist() == ["1.00"]
+    assert [section["Model"].tolist() for section in shown.sections.values()] == [["bert", "fnet"]] * 2
 
 
 def test_no_gpu_no_record(tmp_path):

@@ -514,6 +514,18 @@ def test_glue_marks_what_collapsed(tmp_path):
     assert "(2)† |" in text and "†" not in text.split("(2)† |")[0].split("| RTE")[1] and "RTE: 1 of 2 transferred." in text
 
 
+def test_a_student_that_was_frozen_at_first_has_its_own_row_and_no_headline(tmp_path):
+    scratch, ours, frozen = line(end=5.0, groups="none"), line(end=3.0), line(end=2.9, freeze="embeddings", lit_threshold=0.01, lit_patience=1)
+    runs = [finetune_record("rte", "fnet", seed, score, training="x", minutes=0.8, student=student.run_id)
+            for student, score in ((scratch, 0.5), (ours, 0.6), (frozen, 0.9)) for seed in (1, 2)]
+    results = results_of(tmp_path, [scratch, ours, frozen, *runs])
+    assert [(r.arm, round(r.gain, 3)) for r in xatl.glue_gains(results).itertuples()] == [
+        ("transferred", 0.1), ("transferred, LIT freezes embeddings (0.01, 1)", 0.4)]
+    assert xatl.entries(results)["fnet"]["gain_rte"] == {"1x": 0.1}
+    text = xatl.glue(results).markdown()
+    assert "Frozen at first" in text and "| embeddings (0.01, 1) |" in text and "| – |" in text
+
+
 def test_of_several_teachers_the_one_with_most_rates_leads(tmp_path):
     results = results_of(tmp_path, [
         line(end=5.0, groups="none"), line(end=4.0, steps=200, groups="none"), line(end=3.0, learning_rate=1e-3), line(end=2.5, steps=200),
