@@ -81,7 +81,7 @@ def test_precisions_are_not_compared_with_each_other(gpu, tmp_path):
                measure(EfficiencyParams.parse({**PARAMS.model_dump(), "models": "bert,fnet", "precisions": precision}), RecordStore(tmp_path), [16])]
     records[2].memory["longest"] = 2 * records[0].memory["longest"]
     shown = table(records)
-    assert list(shown.sections) == [f"a GPU: shape tiny, {p}, one sequence, eager" for p in ("bf16", "fp32")]
+    assert list(shown.sections) == [f"a GPU: shape bert-base, {p}, one sequence, eager" for p in ("bf16", "fp32")]
     for section in shown.sections.values():
         assert section.loc[section["Model"] == "bert", "16 GB × BERT"].tolist() == ["1.00"]
     assert [section["Model"].tolist() for section in shown.sections.values()] == [["bert", "fnet"]] * 2
