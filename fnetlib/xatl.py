@@ -55,9 +55,9 @@ NEW = "Sooner, teacher new to the text (by a run of as many steps)"
 def new_to_text(results: Results) -> pd.DataFrame:
     """As `headline`, from a teacher that is not one of the preset's `teachers`, which are trained on this text: what a student reads is new to
     both arms. The budgets alone at which `headline`'s own teacher is one of those."""
-    everything, trained = speedups(results), results.preset.teachers
-    shown = {(r.model, r.seed, r.steps) for r in headline(everything).itertuples() if r.teacher in trained}
-    return where(headline(everything[~everything["teacher"].isin(trained)]), lambda r: (r.model, r.seed, r.steps) in shown and pd.notna(r.speedup))
+    everything = speedups(results)
+    shown = {(r.model, r.seed, r.steps) for r in headline(everything).itertuples() if r.read_text}
+    return where(headline(everything[~everything["read_text"].astype(bool)]), lambda r: (r.model, r.seed, r.steps) in shown and pd.notna(r.speedup))
 
 
 def _sooner(row: Any) -> str | None:
@@ -227,7 +227,7 @@ def entries(results: Results) -> dict[str, Any]:
             found[model]["by_seed"] = several
         teachers = {steps: rows["teacher"].iloc[0] for steps, rows in counted.groupby("steps")}
         mine = gains[(gains["model"] == model) & gains["steps"].isin(teachers)]
-        for (task, steps), rows in mine.groupby(["task", "steps"], sort=False):
+        for (task, steps), rows in mine.groupby(["task", "steps"]):
             row = _gains_of_one_teacher(mine[mine["steps"] == steps], teachers[steps] in results.preset.teachers, results).get(task, rows.iloc[0])
             found[model].setdefault(f"gain_{task}", {})[names[steps]] = _round(row["gain"])
             found[model].setdefault(f"gain_{task}_teacher", {})[names[steps]] = row["teacher"]
@@ -238,9 +238,9 @@ def entries(results: Results) -> dict[str, Any]:
 
 def _gains_of_one_teacher(gains: pd.DataFrame, trained: bool, results: Results) -> dict[str, Any]:
     """task -> its row of `glue_gains`, of one budget: every task's of the teacher with most runs, so that no task has the best of several. Of as many
-    runs a teacher of the kind (`trained` on this text or not) that the losses are of."""
-    runs = gains.groupby("teacher", sort=False)["transferred_n"].sum()
-    first = max(runs.index, key=lambda name: (runs[name], (name in results.preset.teachers) == trained))
+    runs the one whose arm tried most learning rates of fine-tuning, then a teacher of the kind (`trained` on this text or not) that the losses are of."""
+    of = gains.groupby("teacher", sort=False)[["transferred_n", "transferred_rates"]].sum()
+    first = max(of.index, key=lambda name: (*of.loc[name], (name in results.preset.teachers) == trained))
     return {r["task"]: r for _, r in gains[gains["teacher"] == first].iterrows()}
 
 

@@ -16,27 +16,19 @@ _FROZEN = f"{TRANSFERRED}, LIT freezes "
 
 def glue_gains(results: Results) -> pd.DataFrame:
     """One row a (model, task, from-scratch steps, arm, teacher of the transferred student; `arm` says whether LIT froze any of it first, see
-    `xatl_runs.arm`): scores after fine-tuning, and `gain`, the transferred one's mean above the from-scratch one's at the seeds that both have, in the metric's own unit. Of several students and
-    learning rates of fine-tuning each arm has its best mean over seeds.
+    `xatl_runs.arm`): scores after fine-tuning, and `gain`, the transferred one's mean above the from-scratch one's at the seeds that both
+    have, in the metric's own unit. Of several students and learning rates of fine-tuning each arm has its best mean over seeds.
 
     transferred_steps: as many, or where nothing was fine-tuned after as many the most below: then `gain` is at less compute.
     scratch_teacher: the from-scratch student's; it has none of its weights. scratch_mlm_rate, scratch_mlm_gap and the same of `transferred`:
     the masked-LM learning rate of the student that was fine-tuned, and how far its loss ended above that of its arm's best rate, in nats.
     """
-    trained = students(results)
-    runs = {r.record.run_id: r for r in trained.itertuples() if r.arm in (FROM_SCRATCH, TRANSFERRED) or r.arm.startswith(_FROZEN)}
-    lowest = {_arm(r): r.loss for r in best_rates(trained).itertuples()}
-    rows = [{"model": r.model, "task": r.task, "note": r.note, "metric": r.metric, "seed": r.seed, "last": r.last, "collapsed": bool(r.degenerate), "grid": is_grid(r.training),
-             "rate": r.record.params["learning_rate"], "student": run.record.run_id, "arm": run.arm, "steps": run.steps,
-             "teacher": run.record.teacher.name if run.record.teacher else "", "mlm_rate": run.learning_rate, "mlm_gap": run.loss - lowest[_arm(run)]}
-            for r in results.finetune.itertuples() if r.record.adapted and (run := runs.get(r.record.adapted.run_id))]
-    frame = pd.DataFrame(rows, columns=["model", "task", "note", "metric", "seed", "last", "collapsed", "grid", "rate", "student", "arm", "steps", "teacher", "mlm_rate", "mlm_gap"])
-    found = []
+    frame, found = _runs(results), []
     for (model, task, steps), part in frame[frame["arm"] == FROM_SCRATCH].groupby(["model", "task", "steps"], sort=False):
         theirs = _best_tuned(part)
         inherited = frame[(frame["arm"] != FROM_SCRATCH) & (frame["model"] == model) & (frame["task"] == task) & (frame["steps"] <= steps)]
         for name, teacher in sorted(set(zip(inherited["arm"], inherited["teacher"])), key=lambda pair: (pair[0], natural(pair[1]))):
-            of_arm = inherited[inherited["arm"] == name]
+            of_arm = inherited[(inherited["arm"] == name) & ((name == TRANSFERRED) | (inherited["steps"] == steps))]
             ours = of_arm[of_arm["steps"] == of_arm[~of_arm["grid"].astype(bool)]["steps"].max()]
             mine = _best_tuned(ours[ours["teacher"] == teacher])
             if theirs and mine:
@@ -54,6 +46,18 @@ def glue_gains(results: Results) -> pd.DataFrame:
     return pd.DataFrame(found, columns=["model", "task", "note", "steps", "transferred_steps", "arm", "teacher", "scratch_teacher", "metric",
                                         "scratch_rates", "transferred_rates", "scratch_mlm_rate", "scratch_mlm_gap", "transferred_mlm_rate", "transferred_mlm_gap", "scratch", "scratch_sd", "scratch_n", "transferred", "transferred_sd",
                                         "transferred_n", "scratch_collapsed", "transferred_collapsed", "gain", "low", "high"])
+
+
+def _runs(results: Results) -> pd.DataFrame:
+    """One row a fine-tuned student, from scratch or transferred, seed and learning rate of fine-tuning."""
+    trained = students(results)
+    runs = {r.record.run_id: r for r in trained.itertuples() if r.arm in (FROM_SCRATCH, TRANSFERRED) or r.arm.startswith(_FROZEN)}
+    lowest = {_arm(r): r.loss for r in best_rates(trained).itertuples()}
+    rows = [{"model": r.model, "task": r.task, "note": r.note, "metric": r.metric, "seed": r.seed, "last": r.last, "collapsed": bool(r.degenerate), "grid": is_grid(r.training),
+             "rate": r.record.params["learning_rate"], "student": run.record.run_id, "arm": run.arm, "steps": run.steps,
+             "teacher": run.record.teacher.name if run.record.teacher else "", "mlm_rate": run.learning_rate, "loss": run.loss, "mlm_gap": run.loss - lowest[_arm(run)]}
+            for r in results.finetune.itertuples() if r.record.adapted and (run := runs.get(r.record.adapted.run_id))]
+    return pd.DataFrame(rows, columns=["model", "task", "note", "metric", "seed", "last", "collapsed", "grid", "rate", "student", "arm", "steps", "teacher", "mlm_rate", "loss", "mlm_gap"])
 
 
 class Tuned(NamedTuple):
@@ -74,6 +78,17 @@ def _best_tuned(part: pd.DataFrame) -> Tuned | None:
     best = max(runs, key=lambda own: own["last"].mean(), default=None)
     return None if best is None else Tuned(best["teacher"].iloc[0], best.groupby("seed")["last"].mean(), best.groupby("seed")["collapsed"].any(), part["rate"].nunique(),
                                              best["mlm_rate"].iloc[0], best["mlm_gap"].iloc[0])
+
+
+def by_mlm_rate(results: Results) -> pd.DataFrame:
+    """One row a student, where one arm's students of several masked-LM learning rates were fine-tuned on a task: its final loss in nats and its
+    score, of its learning rates of fine-tuning by the best mean."""
+    rows, keys = [], ["model", "task", "note", "metric", "steps", "arm", "teacher"]
+    for key, part in _runs(results).groupby(keys, sort=False):
+        for rate, own in part.groupby("mlm_rate") if part[~part["grid"].astype(bool)]["mlm_rate"].nunique() > 1 else ():
+            if best := _best_tuned(own):
+                rows.append({**dict(zip(keys, key)), "mlm_rate": rate, "loss": own["loss"].min(), **_scores("score", summarise(best.scores)), "rates": best.rates})
+    return pd.DataFrame(rows, columns=[*keys, "mlm_rate", "loss", "score", "score_sd", "score_n", "rates"])
 
 
 def _scores(arm: str, scores: Any) -> dict[str, Any]:
@@ -100,6 +115,7 @@ def glue(results: Results) -> Table:
              + (" (where it says so the transferred one for fewer: its gain is at less compute)" if fewer else "") + "; of "
              "the learning rates of fine-tuning that were tried (from scratch, transferred) each arm has its best. Gains are in the metric's own unit, "
              "over the seeds that both have, where these are two or more, with a 95% bootstrap interval, too narrow for so few."
+             + " By the masked-LM rate of the student the loss and the scores need not agree: read both." * bool(len(rates := by_mlm_rate(results)))
              + " *Teacher*: whose weights the transferred student started with; a from-scratch student has only its shape." * named
              + " *Frozen at first*: what of it rested until the loss stopped improving (LIT; threshold and patience)." * frozen
              + " *Masked-LM rates*: of the students that were fine-tuned, from scratch and transferred; where another run of that arm, mostly at another rate, ended lower it says by how "
@@ -109,7 +125,13 @@ def glue(results: Results) -> Table:
     notes += [f"† some runs predict one class for every example: {'; '.join(collapsed)}."] if collapsed else []
     if data.empty:
         notes = ["No pair of students, from scratch and transferred, is fine-tuned yet: 03 with `-p student FOLDER`."]
-    return Table("xatl-glue", tagged("GLUE after XATL", results.tag), data, {"": pd.DataFrame(shown)} if shown else {}, notes)
+    sections = {"": pd.DataFrame(shown)} if shown else {}
+    if len(rates):
+        sections["By the masked-LM learning rate"] = pd.DataFrame([
+            {"Student": r.model, "Steps": f"{r.steps:,}", "Arm": r.arm, "Task": f"{task_title(r.task, [r.note] * bool(r.note))} {metric_title([r.metric])}", "Teacher": r.teacher,
+             "Rate": f"{r.mlm_rate:g}", "Masked-LM loss, nats": number(r.loss), "Score": mean_sd(r.score, r.score_sd, r.score_n),
+             "Rates of fine-tuning tried": str(r.rates)} for r in rates.itertuples()])
+    return Table("xatl-glue", tagged("GLUE after XATL", results.tag), data, sections, notes)
 
 
 def _arm(run: Any) -> tuple:

@@ -8,7 +8,7 @@ from factories import finetune_record, fingerprint, student_record
 from factories import results_of as results_of_records
 from matplotlib import pyplot as plt
 
-from fnetlib import xatl, xatl_arms, xatl_runs, xatl_seeds, xatl_settings
+from fnetlib import xatl, xatl_glue, xatl_arms, xatl_runs, xatl_seeds, xatl_settings
 from fnetlib.records import Parameters, Teacher
 
 
@@ -524,6 +524,43 @@ def test_a_student_that_was_frozen_at_first_has_its_own_row_and_no_headline(tmp_
     assert xatl.entries(results)["fnet"]["gain_rte"] == {"1x": 0.1}
     text = xatl.glue(results).markdown()
     assert "Frozen at first" in text and "| embeddings (0.01, 1) |" in text and "| – |" in text
+
+
+def test_of_as_many_runs_the_teacher_whose_arm_was_tuned_more_has_the_gain(tmp_path):
+    """From scratch two rates were tried; a transferred arm with one of them would be compared untuned."""
+    scratch, ours, second = line(end=5.0, groups="none"), line(end=3.0), taught(line(end=3.0), "minilm-mlm-4000")
+
+    def tuned(student, score, rate):
+        return [taught(finetune_record("rte", "fnet", seed, score, training=f"at {rate}", minutes=0.8, student=student.run_id, values={"learning_rate": rate}),
+                       student.teacher.name) for seed in (1, 2)]
+
+    both = [record for rate, before, after in ((1e-4, 0.5, 0.4), (3e-4, 0.55, 0.6)) for record in (*tuned(scratch, before, rate), *tuned(ours, after, rate))]
+    more = [record for rate in (1e-4, 1e-3) for record in tuned(second, 0.3, rate)]
+    results = results_of(tmp_path, [scratch, ours, second, *both, *more[:2]])
+    results.preset.teachers["minilm-mlm-4000"] = {}
+    of = {(r.teacher, r.transferred_n): r.gain for r in xatl.glue_gains(results).itertuples()}
+    assert of == {("minilm", 2): pytest.approx(0.05), ("minilm-mlm-4000", 2): pytest.approx(-0.25)}
+    assert xatl.entries(results)["fnet"]["gain_rte_teacher"] == {"1x": "minilm"}
+
+
+def test_scores_stand_beside_the_loss_where_several_masked_lm_rates_were_fine_tuned(tmp_path):
+    """The lower loss has the lower score here, and the gain is the best score's."""
+    scratch, slow, fast = line(end=5.0, groups="none"), line(end=3.5, learning_rate=3e-4), line(end=3.0, learning_rate=1e-3)
+    runs = [finetune_record("rte", "fnet", seed, score, training="x", minutes=0.8, student=student.run_id)
+            for student, score in ((scratch, 0.5), (slow, 0.8), (fast, 0.6)) for seed in (1, 2)]
+    results = results_of(tmp_path, [scratch, slow, fast, *runs])
+    rows = list(xatl_glue.by_mlm_rate(results).itertuples())
+    assert [(r.arm, r.mlm_rate, r.loss, round(r.score, 3), r.score_n) for r in rows] == [("transferred", 3e-4, 3.5, 0.8, 2), ("transferred", 1e-3, 3.0, 0.6, 2)]
+    text = xatl.glue(results).markdown()
+    assert "| 0.001 | 3.000 | 0.600 ± 0.000 (2) | 1 |" in text and "+0.300" in text and "need not agree" in text
+    assert "need not agree" not in xatl.glue(results_of(tmp_path / "one", [scratch, slow, *runs[:4]])).markdown()
+
+
+def test_of_several_teachers_one_that_read_the_text_leads_though_another_tried_more_rates(tmp_path):
+    results = results_of(tmp_path, [
+        line(end=5.0, groups="none"), taught(line(end=3.5), "minilm-mlm-4000"), *(line(end=end, learning_rate=rate) for end, rate in ((3.2, 1e-4), (3.1, 3e-4)))])
+    row, = xatl_runs.headline(xatl_runs.speedups(results)).itertuples()
+    assert (row.teacher, row.tried) == ("minilm-mlm-4000", 1) and xatl.entries(results)["fnet"]["new_to_text"]["teacher"] == {"1x": "minilm"}
 
 
 def test_of_several_teachers_the_one_with_most_rates_leads(tmp_path):
