@@ -2,7 +2,7 @@
 trained from scratch, and what it gains at the same compute (Choi 2024, arXiv 2404.02684: up to 2.5x and 2.6 %).
 
 Here is the comparison of the transferred arm at every budget, and what the report shows of the rest: `arms`, `glue`, `curves`,
-`arm_curves`. The runs are read in `xatl_runs.py`.
+`arm_curves`, `glue_curves`. The runs are read in `xatl_runs.py`.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from .tables import NONE, Table, number
 from .xatl_arms import arms
 from .xatl_arms import sentences as arm_sentences
 from .xatl_glue import glue, glue_gains
-from .xatl_plots import arm_curves, curves
+from .xatl_plots import arm_curves, curves, glue_curves
 from .xatl_runs import CLEAR, FROM_SCRATCH, LEARNED, TRANSFERRED, budget_names, headline, held_out, speedups, students, times
 
-__all__ = ["answer", "arm_curves", "arms", "curves", "entries", "glue", "glue_gains", "rates", "sentences", "table"]
+__all__ = ["answer", "arm_curves", "arms", "curves", "entries", "glue", "glue_curves", "glue_gains", "rates", "sentences", "table"]
 
 
 def table(results: Results) -> Table:

@@ -54,10 +54,10 @@ def _runs(results: Results) -> pd.DataFrame:
     runs = {r.record.run_id: r for r in trained.itertuples() if r.arm in (FROM_SCRATCH, TRANSFERRED) or r.arm.startswith(_FROZEN)}
     lowest = {_arm(r): r.loss for r in best_rates(trained).itertuples()}
     rows = [{"model": r.model, "task": r.task, "note": r.note, "metric": r.metric, "seed": r.seed, "last": r.last, "collapsed": bool(r.degenerate), "grid": is_grid(r.training),
-             "rate": r.record.params["learning_rate"], "student": run.record.run_id, "arm": run.arm, "steps": run.steps,
+             "rate": r.record.params["learning_rate"], "student": run.record.run_id, "arm": run.arm, "steps": run.steps, "tokens": run.tokens,
              "teacher": run.record.teacher.name if run.record.teacher else "", "mlm_rate": run.learning_rate, "loss": run.loss, "mlm_gap": run.loss - lowest[_arm(run)]}
             for r in results.finetune.itertuples() if r.record.adapted and (run := runs.get(r.record.adapted.run_id))]
-    return pd.DataFrame(rows, columns=["model", "task", "note", "metric", "seed", "last", "collapsed", "grid", "rate", "student", "arm", "steps", "teacher", "mlm_rate", "loss", "mlm_gap"])
+    return pd.DataFrame(rows, columns=["model", "task", "note", "metric", "seed", "last", "collapsed", "grid", "rate", "student", "arm", "steps", "tokens", "teacher", "mlm_rate", "loss", "mlm_gap"])
 
 
 class Tuned(NamedTuple):
@@ -80,15 +80,23 @@ def _best_tuned(part: pd.DataFrame) -> Tuned | None:
                                              best["mlm_rate"].iloc[0], best["mlm_gap"].iloc[0])
 
 
-def by_mlm_rate(results: Results) -> pd.DataFrame:
-    """One row a student, where one arm's students of several masked-LM learning rates were fine-tuned on a task: its final loss in nats and its
-    score, of its learning rates of fine-tuning by the best mean."""
-    rows, keys = [], ["model", "task", "note", "metric", "steps", "arm", "teacher"]
+def by_student(results: Results) -> pd.DataFrame:
+    """One row a student (model, arm, teacher, steps, masked-LM learning rate) and task: its final loss in nats and its score, of its learning
+    rates of fine-tuning by the best mean. read_text: its teacher is one of the preset's, which are trained on this text."""
+    rows, keys = [], ["model", "task", "note", "metric", "steps", "arm", "teacher", "mlm_rate"]
     for key, part in _runs(results).groupby(keys, sort=False):
-        for rate, own in part.groupby("mlm_rate") if part[~part["grid"].astype(bool)]["mlm_rate"].nunique() > 1 else ():
-            if best := _best_tuned(own):
-                rows.append({**dict(zip(keys, key)), "mlm_rate": rate, "loss": own["loss"].min(), **_scores("score", summarise(best.scores)), "rates": best.rates})
-    return pd.DataFrame(rows, columns=[*keys, "mlm_rate", "loss", "score", "score_sd", "score_n", "rates"])
+        if best := _best_tuned(part):
+            row = dict(zip(keys, key))
+            rows.append({**row, "read_text": row["teacher"] in results.preset.teachers, "tokens": part["tokens"].iloc[0], "loss": part["loss"].min(),
+                         **_scores("score", summarise(best.scores)), "rates": best.rates})
+    return pd.DataFrame(rows, columns=[*keys, "read_text", "tokens", "loss", "score", "score_sd", "score_n", "rates"])
+
+
+def by_mlm_rate(results: Results) -> pd.DataFrame:
+    """The rows of `by_student` where one arm's students of several masked-LM learning rates were fine-tuned on a task."""
+    rows = by_student(results)
+    several = rows.groupby(["model", "task", "steps", "arm", "teacher"])["mlm_rate"].transform("size") > 1
+    return rows[several].sort_values(["model", "task", "steps", "arm", "teacher", "mlm_rate"]) if len(rows) else rows
 
 
 def _scores(arm: str, scores: Any) -> dict[str, Any]:

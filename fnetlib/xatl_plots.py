@@ -1,4 +1,4 @@
-"""XATL's figures: what inheriting saves at every budget, and the other arms."""
+"""XATL's figures: what inheriting saves at every budget, the other arms, and what is left of it on GLUE."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from .plots import _empty, _finish, _panels
-from .results import Results, model_key, tagged
+from .results import Results, metric_title, model_key, tagged, task_title
 from .xatl_arms import compare
+from .xatl_glue import by_student
 from .xatl_runs import FROM_SCRATCH, TRANSFERRED, best_rates, crossing, headline, held_out, speedups, students
 
 INK = {FROM_SCRATCH: "#333333", TRANSFERRED: "#0072B2"}
@@ -150,3 +151,45 @@ def _arms(axis: Axes, part: pd.DataFrame, ink: dict[str, str]) -> None:
 def _at(line: list[tuple[float, float]], step: float) -> Any:
     """The loss at a step, linear between evaluations."""
     return next((y + (z - y) * (step - x) / (w - x) for (x, y), (w, z) in zip(line, line[1:]) if x <= step <= w), line[-1][1])
+
+
+def glue_curves(results: Results) -> Figure:
+    """Scores after fine-tuning by budget, a panel a task and student that has two budgets or more: from scratch (the best of its students), and
+    every transferred student, filled where its teacher had read the text, with its masked-LM rate where that is not its teacher's only one."""
+    title = tagged("GLUE after XATL, by budget", results.tag)
+    data = by_student(results)
+    panels = [(task, name, part) for (task, name), part in data.groupby(["task", "model"]) if part[part["arm"] == FROM_SCRATCH]["steps"].nunique() > 1]
+    if not panels:
+        return _empty(title, "no student was fine-tuned at two budgets: 03_finetune with -p student does")
+    figure, axes = _panels(len(panels), 2, height=3.2)
+    for axis, (task, name, part) in zip(axes, sorted(panels, key=lambda panel: (panel[0], model_key(panel[1])))):
+        _scored(axis, part)
+        axis.set_title(f"{name}, {task_title(task, [part['note'].iloc[0]] * bool(part['note'].iloc[0]))}", fontsize=10)
+        axis.set_ylabel(metric_title([part["metric"].iloc[0]]))
+    return _finish(figure, title, handles=[
+        plt.Line2D([], [], color=INK[FROM_SCRATCH], marker="s", ms=5, label=FROM_SCRATCH),
+        plt.Line2D([], [], color=INK[TRANSFERRED], marker="o", ls="", ms=6, label="transferred, its teacher had read the text"),
+        plt.Line2D([], [], color=INK[TRANSFERRED], marker="o", mfc="white", ls="", ms=6, label="transferred, the text is new to it"),
+        plt.Line2D([], [], color=SPARE[0], marker="^", mfc="white", ls="", ms=6, label="transferred, frozen at first (LIT)")], columns=2)
+
+
+def _scored(axis: Axes, part: pd.DataFrame) -> None:
+    """One student's scores on a task; bars are standard deviations over seeds."""
+    rivals = part[part["arm"] == FROM_SCRATCH]
+    best = rivals.loc[rivals.groupby("steps")["score"].idxmax()].sort_values("steps")
+    axis.errorbar(best["tokens"] / 1e6, best["score"], best["score_sd"].fillna(0), fmt="s-", ms=5, lw=1.2, elinewidth=0.8, color=INK[FROM_SCRATCH])
+    inherited = part[part["arm"] != FROM_SCRATCH]
+    several = inherited.groupby(["arm", "teacher"])["mlm_rate"].transform("nunique") > 1
+    for place, (r, named) in enumerate(zip(inherited.itertuples(), several)):
+        plain = r.arm == TRANSFERRED
+        ink, at = INK[TRANSFERRED] if plain else SPARE[0], r.tokens / 1e6 * (1.03 + 0.03 * (place % 3))  # beside each other
+        axis.errorbar([at], [r.score], [0 if pd.isna(r.score_sd) else r.score_sd], fmt="o" if plain else "^", ms=6, elinewidth=0.8, color=ink,
+                      mfc=ink if r.read_text else "white")
+        if named:
+            axis.annotate(f"{r.mlm_rate:g}", (at, r.score), fontsize=7, xytext=(6, -3), textcoords="offset points", color=ink)
+    axis.set_xscale("log")
+    axis.xaxis.set_ticks(sorted(set(part["tokens"] / 1e6)))
+    axis.xaxis.set_major_formatter(lambda x, _: f"{x:.3g}")
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.margins(x=0.12)
+    axis.set_xlabel("M tokens of masked-LM")

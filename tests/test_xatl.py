@@ -556,6 +556,23 @@ def test_scores_stand_beside_the_loss_where_several_masked_lm_rates_were_fine_tu
     assert "need not agree" not in xatl.glue(results_of(tmp_path / "one", [scratch, slow, *runs[:4]])).markdown()
 
 
+def test_the_figure_of_glue_has_a_line_from_scratch_and_a_mark_a_student(tmp_path):
+    students = [line(end=5.0, groups="none"), line(end=4.0, steps=200, groups="none"), line(end=3.5, learning_rate=3e-4), line(end=3.0, learning_rate=1e-3)]
+    read = taught(line(end=2.5, steps=200), "minilm-mlm-4000")
+    runs = [taught(finetune_record("rte", "fnet", seed, score, training="x", minutes=0.8, student=student.run_id), student.teacher.name)
+            for student, score in zip((*students, read), (0.5, 0.55, 0.8, 0.6, 0.7)) for seed in (1, 2)]
+    figure = xatl.glue_curves(results_of(tmp_path, [*students, read, *runs]))
+    axis, = (axis for axis in figure.axes if axis.get_visible() and axis.lines)
+    rival, *marks = axis.containers
+    assert rival[0].get_ydata().tolist() == [0.5, 0.55] and axis.get_title() == "fnet, RTE"
+    assert {(float(mark[0].get_ydata()[0]), mark[0].get_markerfacecolor() == "white") for mark in marks} == {(0.8, True), (0.6, True), (0.7, False)}
+    assert {text.get_text() for text in axis.texts} == {"0.0003", "0.001"}  # of the other teacher there is one rate
+    plt.close(figure)
+    few = xatl.glue_curves(results_of(tmp_path / "few", [students[0], students[2], *runs[:2], *runs[4:6]]))
+    assert "two budgets" in few.axes[0].texts[0].get_text()
+    plt.close(few)
+
+
 def test_of_several_teachers_one_that_read_the_text_leads_though_another_tried_more_rates(tmp_path):
     results = results_of(tmp_path, [
         line(end=5.0, groups="none"), taught(line(end=3.5), "minilm-mlm-4000"), *(line(end=end, learning_rate=rate) for end, rate in ((3.2, 1e-4), (3.1, 3e-4)))])
