@@ -143,6 +143,11 @@ def table(records: list[Record]) -> Table:
     data = pd.DataFrame([{**r.params, "model": r.model, "longest": r.memory["longest"], "error": r.error} for r in records])
     notes = [f"Tokens of the longest sequence, within {RATIO - 1:.0%}, that trains in so much memory, {RESERVED:g} GB of which are "
              "left to the driver and the libraries; a dash, or a model that is not here: not tried. A T4, as on Colab, has 16 GB."]
+    days: dict[str, list[str]] = {}
+    for r in records:
+        days.setdefault(r.started[:10], []).append(f"`{r.model}` ({r.params['precision']}, {r.params['gb']} GB)")
+    if len(days) > 1:
+        notes.append("By the code of " + "; of ".join(f"{day}: {', '.join(which)}" for day, which in sorted(days.items())) + ".")
     notes += [f"`{r.model}`, {r.params['precision']}, {r.params['gb']} GB: {r.error}" for r in records if r.error]
     return Table("fit", "The longest sequence that fits", data, sections,
                  notes if sections else ["Not measured: it needs a GPU, and fit_gb, e.g. 16."])

@@ -61,7 +61,7 @@ def _minutes(label: str) -> float:
 
 def _budget(label: str) -> str:
     """`fnet@2min+task+edits` -> `2 min, edits`; `hybrid-at-1-4@2min` -> `in 1, 4: 2 min`; of several options the first."""
-    minutes, *more = re.search(r"@([\d.]+)min(?:\S*\+(\w+))?(?: \[(?:method=)?([^,\]]+).*\])?", label).groups()
+    minutes, *more = re.search(r"@([\d.]+)min(?:\S*\+(\w+))?(?: \[(?:adapt: )?(?:method=)?([^,\]]+).*\])?", label).groups()
     placed = PLACED.match(label)
     where = f"in {', '.join(re.findall(r'[0-9]+', placed[1]))}: " if placed else ""
     return where + ", ".join([f"{float(minutes):.2g} min", *(part for part in more if part not in (None, "distill"))])

@@ -192,7 +192,7 @@ def with_minutes(record: Record, minutes: dict[str, float], own: dict[str, str])
 
 
 def differences(students: list[Record], minutes: dict[str, float], counts: dict[str, int]) -> dict[str, str]:
-    """run_id -> ` [learning_rate=0.0001]` for adaptations that differ in more than the seed from another of the same teacher, model,
+    """run_id -> ` [adapt: learning_rate=0.0001]` for adaptations that differ in more than the seed from another of the same teacher, model,
     objective and budget: they are other students. The one that most runs start from, of two the older, keeps the plain
     name."""
     main: dict[tuple, Record] = {}
@@ -205,7 +205,7 @@ def differences(students: list[Record], minutes: dict[str, float], counts: dict[
         if record.data and first.data and record.data.fingerprint != first.data.fingerprint:
             changed["text"] = record.data.fingerprint
         if changed:
-            found[record.run_id] = f" [{', '.join(f'{name}={value}' for name, value in changed.items())}]"
+            found[record.run_id] = f" [adapt: {', '.join(f'{name}={value}' for name, value in changed.items())}]"
     return found
 
 

@@ -29,7 +29,7 @@ def table(results: Results) -> Table:
     everything = speedups(results)
     data = headline(everything)
     several = data["teacher"].nunique() > 1
-    sections, other, new = {}, _seconds_differ(data), {(r.model, r.steps): r for r in new_to_text(results).itertuples()}
+    sections, other, new = {}, _seconds_differ(data), {(r.model, r.steps): r for r in as_it_comes(results).itertuples()}
     for model, part in data.groupby("model", sort=False):
         names = budget_names(part)
         sections[f"`{model}`"] = pd.DataFrame([{
@@ -39,25 +39,25 @@ def table(results: Results) -> Table:
             "Sooner": times(r.speedup, r.at_least, r.at_start),
             **({"Sooner in GPU-seconds": times(r.seconds_speedup, r.at_least, r.at_start)} if other else {}),
             "Sooner, by a run of as many steps": times(r.equal_speedup, r.equal_at_least),
-            **({NEW: _sooner(new.get((r.model, r.steps)))} if model in {name for name, _ in new} else {}),
+            **({AS_IT_COMES: _sooner(new.get((r.model, r.steps)))} if model in {name for name, _ in new} else {}),
             "Loss at the same budget": _marked(r.loss, [r.edge]), "Gain, nats": number(r.gain),
             "Gain in loss, %": number(None if pd.isna(r.gain) else 100 * r.gain / r.scratch_loss, 1)}
             for r in part.sort_values("steps").itertuples()])
     notes = ["No student was trained from scratch beside a transferred one here: `02_transfer` with `-p groups none`."]
     if len(data):
-        notes = [_how(data, students(results), bool(new)), *_repeats(everything.drop(index=new_to_text(results).index), data), *_repeated_rivals(students(results))]
+        notes = [_how(data, students(results), bool(new)), *_repeats(everything.drop(index=as_it_comes(results).index), data), *_repeated_rivals(students(results))]
     return Table("xatl", tagged("Sooner than from scratch", results.tag), data, sections, notes)
 
 
-NEW = "Sooner, teacher new to the text (by a run of as many steps)"
+AS_IT_COMES = "Sooner, teacher as it comes (by a run of as many steps)"
 
 
-def new_to_text(results: Results) -> pd.DataFrame:
-    """As `headline`, from a teacher that is not one of the preset's `teachers`, which are trained on this text: what a student reads is new to
-    both arms. The budgets alone at which `headline`'s own teacher is one of those."""
+def as_it_comes(results: Results) -> pd.DataFrame:
+    """As `headline`, from a teacher that is not one of the preset's `teachers`, which were trained on this text here (whether it read the like
+    before is not known). The budgets alone at which `headline`'s own teacher is one of those."""
     everything = speedups(results)
-    shown = {(r.model, r.seed, r.steps) for r in headline(everything).itertuples() if r.read_text}
-    return where(headline(everything[~everything["read_text"].astype(bool)]), lambda r: (r.model, r.seed, r.steps) in shown and pd.notna(r.speedup))
+    shown = {(r.model, r.seed, r.steps) for r in headline(everything).itertuples() if r.refreshed}
+    return where(headline(everything[~everything["refreshed"].astype(bool)]), lambda r: (r.model, r.seed, r.steps) in shown and pd.notna(r.speedup))
 
 
 def _sooner(row: Any) -> str | None:
@@ -85,7 +85,7 @@ def _how(data: pd.DataFrame, runs: pd.DataFrame, new: bool) -> str:
             f"from-scratch run's final one, of its runs the one that is there first, mostly a shorter one, whose rate falls sooner; *at least*: its first evaluation ({evaluations} a run) is there already, *untrained*: the "
             "swap is before its first step, and what counts is its first evaluation after that. "
             + ("GPU-seconds: alone on the device. " if _seconds_differ(data) else "Both arms have one pace, so in GPU-seconds it is as much sooner. ")
-            + "A teacher that was trained on this text itself, as `teachers` of the preset are, hands down what it learned there; *new to the text*: one that was not. " * new
+            + "A teacher that was trained on this text itself, as `teachers` of the preset are, hands down what it learned there; *as it comes*: one that was not (most had read the like of it before). " * new
             + "The best of the arm's learning rates, one seed; *lowest*, *highest*, *only rate*: of those tried. *Near "
             f"unigram*: it ends less than {CLEAR:g} nats below what token frequencies alone give"
             + (f" ({number(data['unigram'].iloc[0], 2)} nats)" if data["unigram"].notna().any() else "")
@@ -165,7 +165,7 @@ def transferred_sentences(results: Results) -> list[str]:
 
 def answer(results: Results) -> str:
     """The speed-ups and the gain in loss at the budgets that count, a line a student with two of them or more."""
-    lines, new, by_seed = [], {(r.model, r.steps): r for r in new_to_text(results).itertuples()}, xatl_seeds.entries(results)
+    lines, new, by_seed = [], {(r.model, r.steps): r for r in as_it_comes(results).itertuples()}, xatl_seeds.entries(results)
     for model, part in headline(speedups(results)).groupby("model", sort=False):
         rows = list(part[part["learned"].astype(bool)].sort_values("steps").itertuples())
         if len(rows) > 1:
@@ -175,19 +175,19 @@ def answer(results: Results) -> str:
                 f"**{', '.join(times(r.speedup, r.at_least, r.at_start) or 'not' for r in rows)} sooner**, by runs of as many steps "
                 f"{', '.join(times(r.equal_speedup, r.equal_at_least) or NONE for r in rows)}; after as many steps its loss is "
                 f"{', '.join(NONE if pd.isna(r.gain) else f'{100 * r.gain / r.scratch_loss:.0f}%' for r in rows)} lower."
-                + _from_new([new[model, r.steps] for r in rows if (model, r.steps) in new], names)
+                + _from_plain([new[model, r.steps] for r in rows if (model, r.steps) in new], names)
                 + _over_seeds([(names[r.steps], by_seed[model][names[r.steps]]) for r in rows if names[r.steps] in by_seed.get(model, {})]))
     return "\n".join(lines or ["*No student from scratch has learned at two budgets yet.*"]) + "\n"
 
 
-def _from_new(rows: list[Any], names: dict[int, str]) -> str:
-    """What the comparison comes to from a teacher that had not read the text."""
+def _from_plain(rows: list[Any], names: dict[int, str]) -> str:
+    """What the comparison comes to from a teacher that was not refreshed on this text."""
     if not rows:
         return ""
     told = [f"{times(r.speedup, r.at_least, r.at_start)} ({names[r.steps]}, `{r.teacher}`)" for r in rows]
     if len({r.teacher for r in rows}) == 1:
-        told = [f"{', '.join(times(r.speedup, r.at_least, r.at_start) for r in rows)} at {', '.join(names[r.steps] for r in rows)} (`{rows[0].teacher}`)"]
-    return f" The teacher had been trained on the same text there; from one to which it is new: {', '.join(told)}."
+        told = [f"**{', '.join(times(r.speedup, r.at_least, r.at_start) for r in rows)}** at {', '.join(names[r.steps] for r in rows)} (`{rows[0].teacher}`)"]
+    return f" The teacher had been trained on the same text here; from one as it comes: {', '.join(told)}."
 
 
 def _over_seeds(budgets: list[tuple[str, dict[str, Any]]]) -> str:
@@ -201,10 +201,10 @@ def entries(results: Results) -> dict[str, Any]:
     past the plateau (shorter ones do not count; if none is, those clearly below token frequencies), `speedup_is_lower_bound` (there by the first evaluation), `rival_learned` (it is past the plateau), `rival_one_rate` (no other learning rate was tried) and `gain_loss_pct`, the relative gain in loss after the
     same steps; `gain_<task>` after fine-tuning, where both arms were, by the same budgets, `gain_<task>_share_of_steps` where the transferred one
     had a share of them only. `teacher`, `gain_<task>_teacher`: whose weights the transferred student started with, one a figure, see `headline`.
-    `new_to_text`: the same {teacher, speedup, speedup_is_lower_bound, gain_loss_pct} from a teacher that had not read the text; `by_seed`: see xatl_seeds.entries."""
+    `as_it_comes`: the same {teacher, speedup, speedup_is_lower_bound, gain_loss_pct} from a teacher that was not refreshed on this text; `by_seed`: see xatl_seeds.entries."""
     data, gains, found = headline(speedups(results)), glue_gains(results), {}
     gains = gains[gains["arm"] == TRANSFERRED]
-    new, by_seed = new_to_text(results), xatl_seeds.entries(results)
+    new, by_seed = as_it_comes(results), xatl_seeds.entries(results)
     for model, part in data.groupby("model", sort=False):
         names, counted = budget_names(part), part[part["learned" if part["learned"].any() else "clear"].astype(bool)]
         budgets = [(names[steps], rows) for steps, rows in counted.groupby("steps")]
@@ -219,7 +219,7 @@ def entries(results: Results) -> dict[str, Any]:
             "gain_loss_pct": {name: _round((100 * rows["gain"] / rows["scratch_loss"]).mean()) for name, rows in budgets}}
         if len(mine := new[(new["model"] == model) & new["steps"].isin(counted["steps"])]):
             of_new = [(names[r.steps], r) for r in mine.sort_values("steps").itertuples()]
-            found[model]["new_to_text"] = {
+            found[model]["as_it_comes"] = {
                 "teacher": {name: r.teacher for name, r in of_new}, "speedup": {name: _round(r.speedup) for name, r in of_new},
                 "speedup_is_lower_bound": {name: bool(r.at_least) for name, r in of_new},
                 "gain_loss_pct": {name: _round(100 * r.gain / r.scratch_loss) for name, r in of_new}}

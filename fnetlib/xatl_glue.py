@@ -62,7 +62,8 @@ def _runs(results: Results) -> pd.DataFrame:
 
 class Tuned(NamedTuple):
     """The student and learning rate with the best mean: its student's teacher, by seed the scores and whether one class was predicted
-    for every example, how many rates were tried, and of masked-LM: the student's rate, and its loss above that of its arm's best rate."""
+    for every example, how many pairs of student and rate were tried, and of masked-LM: the student's rate, its loss above that of its arm's best
+    rate, its loss, and the tokens it saw."""
 
     teacher: str
     scores: pd.Series
@@ -70,26 +71,29 @@ class Tuned(NamedTuple):
     rates: int
     mlm_rate: float
     mlm_gap: float
+    loss: float
+    tokens: float
 
 
 def _best_tuned(part: pd.DataFrame) -> Tuned | None:
     """None without a score. The grid's runs choose, and are no result."""
     runs = [own for _, own in part[~part["grid"].astype(bool)].groupby(["student", "rate"], sort=False) if own["last"].notna().any()]
     best = max(runs, key=lambda own: own["last"].mean(), default=None)
-    return None if best is None else Tuned(best["teacher"].iloc[0], best.groupby("seed")["last"].mean(), best.groupby("seed")["collapsed"].any(), part["rate"].nunique(),
-                                             best["mlm_rate"].iloc[0], best["mlm_gap"].iloc[0])
+    tried = part[["student", "rate"]].drop_duplicates()
+    return None if best is None else Tuned(best["teacher"].iloc[0], best.groupby("seed")["last"].mean(), best.groupby("seed")["collapsed"].any(), len(tried),
+                                           *best.iloc[0][["mlm_rate", "mlm_gap", "loss", "tokens"]])
 
 
 def by_student(results: Results) -> pd.DataFrame:
-    """One row a student (model, arm, teacher, steps, masked-LM learning rate) and task: its final loss in nats and its score, of its learning
-    rates of fine-tuning by the best mean. read_text: its teacher is one of the preset's, which are trained on this text."""
+    """One row a (model, arm, teacher, steps, masked-LM learning rate) and task: final loss in nats and score of its student, of several students
+    and learning rates of fine-tuning by the best mean. refreshed: its teacher is one of the preset's, which are trained on this text."""
     rows, keys = [], ["model", "task", "note", "metric", "steps", "arm", "teacher", "mlm_rate"]
     for key, part in _runs(results).groupby(keys, sort=False):
         if best := _best_tuned(part):
             row = dict(zip(keys, key))
-            rows.append({**row, "read_text": row["teacher"] in results.preset.teachers, "tokens": part["tokens"].iloc[0], "loss": part["loss"].min(),
+            rows.append({**row, "refreshed": row["teacher"] in results.preset.teachers, "tokens": best.tokens, "loss": best.loss,
                          **_scores("score", summarise(best.scores)), "rates": best.rates})
-    return pd.DataFrame(rows, columns=[*keys, "read_text", "tokens", "loss", "score", "score_sd", "score_n", "rates"])
+    return pd.DataFrame(rows, columns=[*keys, "refreshed", "tokens", "loss", "score", "score_sd", "score_n", "rates"])
 
 
 def by_mlm_rate(results: Results) -> pd.DataFrame:
@@ -116,18 +120,18 @@ def glue(results: Results) -> Table:
               "From scratch": mean_sd(r.scratch, r.scratch_sd, r.scratch_n) + "†" * bool(r.scratch_collapsed),
               "Transferred": mean_sd(r.transferred, r.transferred_sd, r.transferred_n) + "†" * bool(r.transferred_collapsed),
               "Gain": number(r.gain, sign=True) + ("" if pd.isna(r.low) else f" [{number(r.low, sign=True)}, {number(r.high, sign=True)}]"),
-              "Rates tried": f"{r.scratch_rates}, {r.transferred_rates}",
+              "Tried": f"{r.scratch_rates}, {r.transferred_rates}",
               "Masked-LM rates": f"{_mlm(r.scratch_mlm_rate, r.scratch_mlm_gap)}, {_mlm(r.transferred_mlm_rate, r.transferred_mlm_gap)}"}
              for r in data.itertuples()]
     notes = ["Mean ± standard deviation over seeds (n) of fine-tuned students that saw the same text for the same steps"
              + (" (where it says so the transferred one for fewer: its gain is at less compute)" if fewer else "") + "; of "
-             "the learning rates of fine-tuning that were tried (from scratch, transferred) each arm has its best. Gains are in the metric's own unit, "
+             "the students and learning rates of fine-tuning that were tried (*tried*: so many pairs of both, from scratch and transferred) each arm has the one with the best mean. Gains are in the metric's own unit, "
              "over the seeds that both have, where these are two or more, with a 95% bootstrap interval, too narrow for so few."
-             + " By the masked-LM rate of the student the loss and the scores need not agree: read both." * bool(len(rates := by_mlm_rate(results)))
+             + " Losses and scores need not agree, see below, by the masked-LM rate. Losses are of a student's first training; some were trained again to be fine-tuned." * bool(len(rates := by_mlm_rate(results)))
              + " *Teacher*: whose weights the transferred student started with; a from-scratch student has only its shape." * named
              + " *Frozen at first*: what of it rested until the loss stopped improving (LIT; threshold and patience)." * frozen
-             + " *Masked-LM rates*: of the students that were fine-tuned, from scratch and transferred; where another run of that arm, mostly at another rate, ended lower it says by how "
-             "many nats, so a gain over such a student from scratch may be too large." * bool(len(data))]
+             + " *Masked-LM rates*: of the students with these scores, from scratch and transferred; where another run of that arm, mostly at another rate, ended lower it says by how "
+             "many nats: a gain over such a student from scratch may be too large, that of such a transferred one too small." * bool(len(data))]
     collapsed = [f"`{r.model}` after {r.steps:,} steps, {task_title(r.task)}: {count} of {n} {arm}" for r in data.itertuples()
                  for arm, count, n in ((FROM_SCRATCH, r.scratch_collapsed, r.scratch_n), (r.arm, r.transferred_collapsed, r.transferred_n)) if count]
     notes += [f"† some runs predict one class for every example: {'; '.join(collapsed)}."] if collapsed else []

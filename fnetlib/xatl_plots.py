@@ -155,7 +155,7 @@ def _at(line: list[tuple[float, float]], step: float) -> Any:
 
 def glue_curves(results: Results) -> Figure:
     """Scores after fine-tuning by budget, a panel a task and student that has two budgets or more: from scratch (the best of its students), and
-    every transferred student, filled where its teacher had read the text, with its masked-LM rate where that is not its teacher's only one."""
+    every transferred student, filled where its teacher was refreshed on this text, with its masked-LM rate where that is not its teacher's only one."""
     title = tagged("GLUE after XATL, by budget", results.tag)
     data = by_student(results)
     panels = [(task, name, part) for (task, name), part in data.groupby(["task", "model"]) if part[part["arm"] == FROM_SCRATCH]["steps"].nunique() > 1]
@@ -168,8 +168,8 @@ def glue_curves(results: Results) -> Figure:
         axis.set_ylabel(metric_title([part["metric"].iloc[0]]))
     return _finish(figure, title, handles=[
         plt.Line2D([], [], color=INK[FROM_SCRATCH], marker="s", ms=5, label=FROM_SCRATCH),
-        plt.Line2D([], [], color=INK[TRANSFERRED], marker="o", ls="", ms=6, label="transferred, its teacher had read the text"),
-        plt.Line2D([], [], color=INK[TRANSFERRED], marker="o", mfc="white", ls="", ms=6, label="transferred, the text is new to it"),
+        plt.Line2D([], [], color=INK[TRANSFERRED], marker="o", ls="", ms=6, label="transferred, from a teacher refreshed on this text"),
+        plt.Line2D([], [], color=INK[TRANSFERRED], marker="o", mfc="white", ls="", ms=6, label="transferred, from a teacher as it comes"),
         plt.Line2D([], [], color=SPARE[0], marker="^", mfc="white", ls="", ms=6, label="transferred, frozen at first (LIT)")], columns=2)
 
 
@@ -184,7 +184,7 @@ def _scored(axis: Axes, part: pd.DataFrame) -> None:
         plain = r.arm == TRANSFERRED
         ink, at = INK[TRANSFERRED] if plain else SPARE[0], r.tokens / 1e6 * (1.03 + 0.03 * (place % 3))  # beside each other
         axis.errorbar([at], [r.score], [0 if pd.isna(r.score_sd) else r.score_sd], fmt="o" if plain else "^", ms=6, elinewidth=0.8, color=ink,
-                      mfc=ink if r.read_text else "white")
+                      mfc=ink if r.refreshed else "white")
         if named:
             axis.annotate(f"{r.mlm_rate:g}", (at, r.score), fontsize=7, xytext=(6, -3), textcoords="offset points", color=ink)
     axis.set_xscale("log")

@@ -158,7 +158,7 @@ def best_rates(frame: pd.DataFrame) -> pd.DataFrame:
 def speedups(results: Results) -> pd.DataFrame:
     """One row a (student, from-scratch run, other arm, its teacher): the share of its budget that the arm needs for the same loss.
 
-    `read_text`: the teacher is one of the preset's `teachers`, which are trained on this text; to any other it is new.
+    `refreshed`: the teacher is one of the preset's `teachers`, which were trained on this text here.
 
     `speedup`: from-scratch steps over the arm's, at the from-scratch run's final loss, from the arm's runs the one that
     is there first; `at_least`: one is there at its first evaluation, so that it may be more; `at_start`: before any step;
@@ -170,9 +170,9 @@ def speedups(results: Results) -> pd.DataFrame:
     best = best_rates(frame)
     for scratch in best[best["arm"] == FROM_SCRATCH].itertuples():
         rivals = frame[(frame["model"] == scratch.model) & (frame["seed"] == scratch.seed) & (frame["arm"] != FROM_SCRATCH)]
-        rows += [{"arm": name, "teacher": teacher, "read_text": teacher in results.preset.teachers, **_against(scratch, part), **_equal(scratch, part)}
+        rows += [{"arm": name, "teacher": teacher, "refreshed": teacher in results.preset.teachers, **_against(scratch, part), **_equal(scratch, part)}
                  for (name, teacher), part in rivals.groupby(["arm", "teacher"], sort=False)]
-    return pd.DataFrame(rows, columns=["model", "arm", "teacher", "read_text", "seed", "steps", "tokens", "scratch_rate", "scratch_loss", "unigram",
+    return pd.DataFrame(rows, columns=["model", "arm", "teacher", "refreshed", "seed", "steps", "tokens", "scratch_rate", "scratch_loss", "unigram",
                                        "clear", "learned", "scratch_edge", "speedup", "at_least", "at_start", "seconds_speedup", "equal_speedup", "equal_at_least", "rate", "tried", "loss",
                                        "edge", "gain"])
 
@@ -217,8 +217,8 @@ def _equal(scratch: Any, part: pd.DataFrame) -> dict[str, Any]:
 def headline(data: pd.DataFrame) -> pd.DataFrame:
     """The rows of `speedups` that the report leads with: the transferred arm, one teacher a (student, budget).
 
-    Of several teachers the one with a run of as many steps; of those one that had read the text, as the study planned it (`xatl.new_to_text`
-    is beside it), then the one whose arm tried most learning rates, then the one with the most such runs, so that budgets compare; then
+    Of several teachers the one with a run of as many steps; of those a refreshed one (`xatl.as_it_comes`
+    has the others beside it), then the one whose arm tried most learning rates, then the one with the most such runs, so that budgets compare; then
     by name. Never a mean over teachers.
     """
     plain = data[data["arm"] == TRANSFERRED]
@@ -227,7 +227,7 @@ def headline(data: pd.DataFrame) -> pd.DataFrame:
     equal = plain[plain["loss"].notna()]["teacher"].value_counts()
     first = sorted(set(plain["teacher"]), key=lambda name: (-equal.get(name, 0), natural(name)))
     tried = plain["tried"].astype(int)  # 0: no run of as many steps
-    leads = plain["read_text"].astype(bool) & (tried > 0)
+    leads = plain["refreshed"].astype(bool) & (tried > 0)
     rank = plain["teacher"].map(first.index) - len(first) * (tried + leads * (tried.max() + 1))
     return plain.loc[[part.idxmin() for _, part in rank.groupby([plain["model"], plain["seed"], plain["steps"]], sort=False)]]
 

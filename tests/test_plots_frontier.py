@@ -77,7 +77,7 @@ def test_a_distilled_task_is_a_triangle(tmp_path):
 
 @pytest.mark.parametrize("label, text", [("fnet@2min", "2 min"), ("fnet@2min+task+edits", "2 min, edits"), ("fnet+taylor@10.3min", "10 min"),
                                          ("fnet@10min [method=mlm]", "10 min, mlm"), ("fnet@10min [method=distill]", "10 min"),
-                                         ("hybrid-at-1-4+gated@2min", "in 1, 4: 2 min"), ("bert@2.6min [learning_rate=0.0001]", "2.6 min, learning_rate=0.0001"),
+                                         ("hybrid-at-1-4+gated@2min", "in 1, 4: 2 min"), ("bert@2.6min [adapt: learning_rate=0.0001]", "2.6 min, learning_rate=0.0001"),
                                          ("hybrid-at-1-4@7.8min+task+pairs [distill_epochs=3, distill_rate=0.0006]", "in 1, 4: 7.8 min, pairs, distill_epochs=3")])
 def test_what_was_spent_is_named_in_few_words(label, text):
     assert _budget(label) == text and recipe_of(label) == label.split("@")[0]

@@ -192,15 +192,15 @@ def test_students_of_the_same_minutes_that_differ_in_a_rate_are_told_apart(tmp_p
              for student, score, seeds in ((first, 0.7, (1, 2, 3, 4)), (second, 0.8, (1, 2, 3))) for seed in seeds]
     results = results_of(tmp_path, [*runs("bert", 0.885), *tuned, first, second])
     data = recovery.frame(results)
-    assert "distill [learning_rate=0.0001]" in recovery.table(results).markdown()
+    assert "distill [adapt: learning_rate=0.0001]" in recovery.table(results).markdown()
     data = data[data["model"] == "hybrid-2"].set_index("own")
-    assert data["n"].to_dict() == {"": 4, " [learning_rate=0.0001]": 3} and set(data["method"]) == {"distill"}
-    assert data.loc[" [learning_rate=0.0001]", "mean"] == pytest.approx(0.8)
-    assert set(recovery.main(results)["own"]) == {""} and list(recovery.others(results)["own"]) == [" [learning_rate=0.0001]"]
+    assert data["n"].to_dict() == {"": 4, " [adapt: learning_rate=0.0001]": 3} and set(data["method"]) == {"distill"}
+    assert data.loc[" [adapt: learning_rate=0.0001]", "mean"] == pytest.approx(0.8)
+    assert set(recovery.main(results)["own"]) == {""} and list(recovery.others(results)["own"]) == [" [adapt: learning_rate=0.0001]"]
     assert "own" not in results.finetune["record"].iloc[-1].adapted.model_dump()  # known beside the others only: no part of a record
     assert len(set(results.finetune["label"])) == 3 and any("learning_rate=0.0001" in label for label in results.finetune["label"])
     found = recovery.entries(results)["qnli"]
-    assert {name for name in found if name.startswith("hybrid-2")} == {"hybrid-2@1min", "hybrid-2@1min+distill [learning_rate=0.0001]"}
+    assert {name for name in found if name.startswith("hybrid-2")} == {"hybrid-2@1min", "hybrid-2@1min+distill [adapt: learning_rate=0.0001]"}
 
 
 def test_students_differ_by_a_value_that_the_other_does_not_have_and_by_text(tmp_path):
@@ -211,8 +211,8 @@ def test_students_differ_by_a_value_that_the_other_does_not_have_and_by_text(tmp
     other = other.model_copy(update={"data": other.data.model_copy(update={"fingerprint": "another"}), "params": plain.params})
     minutes = {r.run_id: 1.0 for r in (plain, short, other)}
     found = differences([short, plain, other], minutes, {short.run_id: 1, plain.run_id: 3, other.run_id: 1})
-    assert found == {short.run_id: " [shortest=16]", other.run_id: " [text=another]"}
-    assert differences([short, plain], minutes, {short.run_id: 3, plain.run_id: 1}) == {plain.run_id: " [shortest=None]"}
+    assert found == {short.run_id: " [adapt: shortest=16]", other.run_id: " [adapt: text=another]"}
+    assert differences([short, plain], minutes, {short.run_id: 3, plain.run_id: 1}) == {plain.run_id: " [adapt: shortest=None]"}
 
 
 def test_one_budget_on_two_devices_is_one_budget(tmp_path):
@@ -221,7 +221,7 @@ def test_one_budget_on_two_devices_is_one_budget(tmp_path):
     newer = student_record("hybrid-2", 120, [7.0, 5.0], minutes=10.0, learning_rate=1e-4)
     older, newer = (r.model_copy(update={"started": f"2026-01-0{day}T00:00:00+00:00"}) for day, r in enumerate((older, newer), 1))
     counts = {older.run_id: 2, newer.run_id: 2}
-    assert differences([newer, older], {older.run_id: 10.3, newer.run_id: 10.0}, counts) == {newer.run_id: " [learning_rate=0.0001]"}
+    assert differences([newer, older], {older.run_id: 10.3, newer.run_id: 10.0}, counts) == {newer.run_id: " [adapt: learning_rate=0.0001]"}
 
 
 def test_ways_of_one_student_that_differ_in_their_epochs_are_rows_of_their_own(tmp_path):

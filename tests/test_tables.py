@@ -660,7 +660,7 @@ def test_notebook_makes_the_report(tmp_path):
             "figures/mixing-roofline.png", "figures/memory.png", "tables/runtimes-synthetic.md"} <= written
     assert "tables/fit.csv" not in written  # nothing was measured
     outputs = [o for c in nbformat.read(tmp_path / "out.ipynb", as_version=4).cells for o in c.get("outputs", [])]
-    assert sum("image/png" in o.get("data", {}) for o in outputs) == 21  # each figure once
+    assert sum("image/png" in o.get("data", {}) for o in outputs) == 22  # each figure once
     assert not any(o.output_type == "error" for o in outputs)
 
 

@@ -311,17 +311,17 @@ def test_one_seed_is_no_spread(results):
     assert xatl_seeds.frame(results).empty and "-p seed" in xatl_seeds.table(results).markdown() and "by_seed" not in xatl.entries(results)["fnet"]
 
 
-def test_what_a_teacher_that_read_the_text_hands_down_is_told_apart(seeds):
+def test_what_a_refreshed_teacher_hands_down_is_told_apart(seeds):
     """The headline's teacher was trained on this text; `minilm` was not, and stands beside it, not instead of it."""
     found = xatl.entries(seeds)["fnet"]
     assert found["teacher"] == {"1x": "minilm-mlm-4000"} and found["speedup"] == {"1x": pytest.approx(4.0)}
-    assert found["new_to_text"] == {"teacher": {"1x": "minilm"}, "speedup": {"1x": pytest.approx(2.05, abs=0.01)},
+    assert found["as_it_comes"] == {"teacher": {"1x": "minilm"}, "speedup": {"1x": pytest.approx(2.05, abs=0.01)},
                                     "speedup_is_lower_bound": {"1x": False}, "gain_loss_pct": {"1x": 42.0}}
     assert "| at least 4.0x | at least 4.0x | 2.0x (2.0x) |" in xatl.table(seeds).markdown() and "hands down what it learned there" in xatl.table(seeds).markdown()
 
 
 def test_the_answer_tells_teachers_and_seeds_apart(tmp_path):
-    """`hybrid-2` never had a teacher that read the text; of `fnet` one leads at both budgets, and the seeds are of the other."""
+    """`hybrid-2` never had a refreshed teacher; of `fnet` one leads at both budgets, and the seeds are of the other."""
     def both(model, **values):
         return [line(model, end=5.0, groups="none", **values), line(model, end=4.0, steps=200, groups="none", **values)]
 
@@ -331,17 +331,17 @@ def test_the_answer_tells_teachers_and_seeds_apart(tmp_path):
         *both("fnet"), *both("fnet", seed=1), *inherited, line(end=3.0, start=7.0), line(end=3.0, start=7.0, seed=1), line(end=4.5, start=7.0, steps=200),
         line(end=4.5, start=7.0, steps=200, seed=1), *both("hybrid-2"), line("hybrid-2", end=3.0, start=7.0), line("hybrid-2", end=2.0, start=7.0, steps=200)])
     fnet, hybrid = xatl.answer(results).splitlines()
-    assert "from one to which it is new: 2.0x, 2.7x at 1x, 2x (`minilm`)." in fnet  # at 2x by the shorter run
+    assert "from one as it comes: **2.0x, 2.7x** at 1x, 2x (`minilm`)." in fnet  # at 2x by the shorter run
     assert fnet.endswith("Over seeds, by runs of as many steps: 1x 2.0 ± 0.0 (2) (`minilm`).")  # at 2x none of them is ever there
     assert "had been trained on" not in hybrid and "seeds" not in hybrid
-    assert set(xatl.entries(results)["hybrid-2"]) & {"new_to_text", "by_seed"} == set()
+    assert set(xatl.entries(results)["hybrid-2"]) & {"as_it_comes", "by_seed"} == set()
     assert xatl.entries(results)["fnet"]["by_seed"]["2x"]["speedup"] == {"n": 0, "is_lower_bound": False, "not_reached": 2}
     assert "| not in 2 | not, not |" in xatl_seeds.table(results).markdown()
 
 
-def test_a_folder_without_a_teacher_new_to_the_text(tmp_path):
+def test_a_folder_of_refreshed_teachers_alone(tmp_path):
     results = results_of(tmp_path, [line(end=5.0, groups="none"), taught(line(end=3.0), "minilm-mlm-4000")])
-    assert "new_to_text" not in xatl.entries(results)["fnet"] and "| minilm" not in xatl.table(results).markdown() and xatl.answer(results)
+    assert "as_it_comes" not in xatl.entries(results)["fnet"] and "| minilm" not in xatl.table(results).markdown() and xatl.answer(results)
 
 
 def test_seeds_of_budgets_that_the_other_tables_lack_are_left_out(tmp_path):
@@ -361,8 +361,8 @@ def test_repeats_are_of_the_arms_own_kind_or_seeds(tmp_path):
     assert any("Seeds of the transferred student differ by up to 0.200; beyond that it helps with none" in text for text in xatl.sentences(results))
 
 
-def test_where_no_teacher_read_the_text_there_is_one_figure(results):
-    assert xatl.new_to_text(results).empty and "new_to_text" not in xatl.entries(results)["fnet"] and "new to the text" not in xatl.table(results).markdown()
+def test_where_no_teacher_was_refreshed_there_is_one_figure(results):
+    assert xatl.as_it_comes(results).empty and "as_it_comes" not in xatl.entries(results)["fnet"] and "as it comes" not in xatl.table(results).markdown()
 
 
 def test_what_the_preset_plans_and_lacks_is_named(tmp_path):
@@ -470,7 +470,7 @@ def test_glue_shows_each_teacher_and_says_where_the_arms_differ(tmp_path):
     assert first.scratch == other.scratch == pytest.approx(0.56) and first.scratch_n == 2  # two from-scratch students are not mixed
     text = xatl.glue(results).markdown()
     assert "| minilm | 0.560 ± 0.014 (2) | 0.600 ± – (1) |" in text
-    assert "| second (from scratch: minilm) | 0.560 ± 0.014 (2) | 0.700 ± 0.000 (2) | +0.140 [+0.130, +0.150] | 1, 1 | 0.0005, 0.0005 |" in text  # the seeds of both
+    assert "| second (from scratch: minilm) | 0.560 ± 0.014 (2) | 0.700 ± 0.000 (2) | +0.140 [+0.130, +0.150] | 2, 1 | 0.0005, 0.0005 |" in text  # the seeds of both
     assert xatl.entries(results)["fnet"]["gain_rte"] == {"1x": 0.14}  # one seed of the teacher that its other figures are from says less
 
 
@@ -524,6 +524,12 @@ def test_a_student_that_was_frozen_at_first_has_its_own_row_and_no_headline(tmp_
     assert xatl.entries(results)["fnet"]["gain_rte"] == {"1x": 0.1}
     text = xatl.glue(results).markdown()
     assert "Frozen at first" in text and "| embeddings (0.01, 1) |" in text and "| – |" in text
+    longer = [line(end=4.0, steps=200, groups="none")]
+    fell = [finetune_record("rte", "fnet", seed, 0.0, training="y", minutes=0.8, student=frozen.run_id, degenerate=True) for seed in (1, 2)]
+    more = results_of(tmp_path / "more", [scratch, ours, frozen, *longer, *runs[:4], *fell, *(
+        finetune_record("rte", "fnet", seed, 0.55, training="x", minutes=0.8, student=longer[0].run_id) for seed in (1, 2))])
+    assert [(r.steps, r.arm.split(",")[0] == r.arm) for r in xatl.glue_gains(more).itertuples()] == [(100, True), (100, False), (200, True)]  # frozen: as many steps alone
+    assert "RTE: 2 of 2 transferred, LIT freezes embeddings (0.01, 1)." in xatl.glue(more).markdown()
 
 
 def test_of_as_many_runs_the_teacher_whose_arm_was_tuned_more_has_the_gain(tmp_path):
@@ -535,12 +541,13 @@ def test_of_as_many_runs_the_teacher_whose_arm_was_tuned_more_has_the_gain(tmp_p
                        student.teacher.name) for seed in (1, 2)]
 
     both = [record for rate, before, after in ((1e-4, 0.5, 0.4), (3e-4, 0.55, 0.6)) for record in (*tuned(scratch, before, rate), *tuned(ours, after, rate))]
-    more = [record for rate in (1e-4, 1e-3) for record in tuned(second, 0.3, rate)]
-    results = results_of(tmp_path, [scratch, ours, second, *both, *more[:2]])
-    results.preset.teachers["minilm-mlm-4000"] = {}
+    more = tuned(second, 0.3, 1e-4)
+    results = results_of(tmp_path, [scratch, ours, second, *both, *more])
+    assert "minilm-mlm-4000" in results.preset.teachers  # which would lead otherwise, as it does by the losses
     of = {(r.teacher, r.transferred_n): r.gain for r in xatl.glue_gains(results).itertuples()}
     assert of == {("minilm", 2): pytest.approx(0.05), ("minilm-mlm-4000", 2): pytest.approx(-0.25)}
-    assert xatl.entries(results)["fnet"]["gain_rte_teacher"] == {"1x": "minilm"}
+    found = xatl.entries(results)["fnet"]
+    assert found["gain_rte_teacher"] == {"1x": "minilm"} and found["teacher"] == {"1x": "minilm-mlm-4000"}
 
 
 def test_scores_stand_beside_the_loss_where_several_masked_lm_rates_were_fine_tuned(tmp_path):
@@ -573,11 +580,14 @@ def test_the_figure_of_glue_has_a_line_from_scratch_and_a_mark_a_student(tmp_pat
     plt.close(few)
 
 
-def test_of_several_teachers_one_that_read_the_text_leads_though_another_tried_more_rates(tmp_path):
+def test_of_several_teachers_a_refreshed_one_leads_though_another_tried_more_rates(tmp_path):
     results = results_of(tmp_path, [
         line(end=5.0, groups="none"), taught(line(end=3.5), "minilm-mlm-4000"), *(line(end=end, learning_rate=rate) for end, rate in ((3.2, 1e-4), (3.1, 3e-4)))])
     row, = xatl_runs.headline(xatl_runs.speedups(results)).itertuples()
-    assert (row.teacher, row.tried) == ("minilm-mlm-4000", 1) and xatl.entries(results)["fnet"]["new_to_text"]["teacher"] == {"1x": "minilm"}
+    no_run_of_as_many = results_of(tmp_path / "longer", [line(end=5.0, steps=200, groups="none"), line(end=5.0, groups="none"), line(end=3.5, steps=200),
+                                                         taught(line(end=3.0), "minilm-mlm-4000")])
+    assert {r.steps: r.teacher for r in xatl_runs.headline(xatl_runs.speedups(no_run_of_as_many)).itertuples()} == {100: "minilm-mlm-4000", 200: "minilm"}
+    assert (row.teacher, row.tried) == ("minilm-mlm-4000", 1) and xatl.entries(results)["fnet"]["as_it_comes"]["teacher"] == {"1x": "minilm"}
 
 
 def test_of_several_teachers_the_one_with_most_rates_leads(tmp_path):
