@@ -40,12 +40,14 @@ def glue_gains(results: Results) -> pd.DataFrame:
                 found.append({"model": model, "task": task, "note": part["note"].iloc[0], "steps": steps, "arm": name, "teacher": teacher,
                               "transferred_steps": ours["steps"].iloc[0], "scratch_teacher": theirs.teacher, "metric": part["metric"].iloc[0],
                               "scratch_rates": theirs.rates, "transferred_rates": mine.rates,
-                              "scratch_mlm_rate": theirs.mlm_rate, "scratch_mlm_gap": theirs.mlm_gap, "transferred_mlm_rate": mine.mlm_rate, "transferred_mlm_gap": mine.mlm_gap,
+                              "scratch_mlm_rate": theirs.mlm_rate, "scratch_mlm_gap": theirs.mlm_gap,
+                              "transferred_mlm_rate": mine.mlm_rate, "transferred_mlm_gap": mine.mlm_gap,
                               **_scores("scratch", summarise(before)), **_scores("transferred", summarise(after)),
                               **fell, "gain": gain.mean, "low": gain.low, "high": gain.high})
     return pd.DataFrame(found, columns=["model", "task", "note", "steps", "transferred_steps", "arm", "teacher", "scratch_teacher", "metric",
-                                        "scratch_rates", "transferred_rates", "scratch_mlm_rate", "scratch_mlm_gap", "transferred_mlm_rate", "transferred_mlm_gap", "scratch", "scratch_sd", "scratch_n", "transferred", "transferred_sd",
-                                        "transferred_n", "scratch_collapsed", "transferred_collapsed", "gain", "low", "high"])
+                                        "scratch_rates", "transferred_rates", "scratch_mlm_rate", "scratch_mlm_gap", "transferred_mlm_rate",
+                                        "transferred_mlm_gap", "scratch", "scratch_sd", "scratch_n", "transferred", "transferred_sd", "transferred_n",
+                                        "scratch_collapsed", "transferred_collapsed", "gain", "low", "high"])
 
 
 def _runs(results: Results) -> pd.DataFrame:
@@ -53,11 +55,14 @@ def _runs(results: Results) -> pd.DataFrame:
     trained = students(results)
     runs = {r.record.run_id: r for r in trained.itertuples() if r.arm in (FROM_SCRATCH, TRANSFERRED) or r.arm.startswith(_FROZEN)}
     lowest = {_arm(r): r.loss for r in best_rates(trained).itertuples()}
-    rows = [{"model": r.model, "task": r.task, "note": r.note, "metric": r.metric, "seed": r.seed, "last": r.last, "collapsed": bool(r.degenerate), "grid": is_grid(r.training),
-             "rate": r.record.params["learning_rate"], "student": run.record.run_id, "arm": run.arm, "steps": run.steps, "tokens": run.tokens,
-             "teacher": run.record.teacher.name if run.record.teacher else "", "mlm_rate": run.learning_rate, "loss": run.loss, "mlm_gap": run.loss - lowest[_arm(run)]}
+    rows = [{"model": r.model, "task": r.task, "note": r.note, "metric": r.metric, "seed": r.seed, "last": r.last,
+             "collapsed": bool(r.degenerate), "grid": is_grid(r.training), "rate": r.record.params["learning_rate"],
+             "student": run.record.run_id, "arm": run.arm, "steps": run.steps, "tokens": run.tokens,
+             "teacher": run.record.teacher.name if run.record.teacher else "", "mlm_rate": run.learning_rate, "loss": run.loss,
+             "mlm_gap": run.loss - lowest[_arm(run)]}
             for r in results.finetune.itertuples() if r.record.adapted and (run := runs.get(r.record.adapted.run_id))]
-    return pd.DataFrame(rows, columns=["model", "task", "note", "metric", "seed", "last", "collapsed", "grid", "rate", "student", "arm", "steps", "tokens", "teacher", "mlm_rate", "loss", "mlm_gap"])
+    return pd.DataFrame(rows, columns=["model", "task", "note", "metric", "seed", "last", "collapsed", "grid", "rate", "student", "arm", "steps",
+                                       "tokens", "teacher", "mlm_rate", "loss", "mlm_gap"])
 
 
 class Tuned(NamedTuple):
@@ -80,8 +85,8 @@ def _best_tuned(part: pd.DataFrame) -> Tuned | None:
     runs = [own for _, own in part[~part["grid"].astype(bool)].groupby(["student", "rate"], sort=False) if own["last"].notna().any()]
     best = max(runs, key=lambda own: own["last"].mean(), default=None)
     tried = part[["student", "rate"]].drop_duplicates()
-    return None if best is None else Tuned(best["teacher"].iloc[0], best.groupby("seed")["last"].mean(), best.groupby("seed")["collapsed"].any(), len(tried),
-                                           *best.iloc[0][["mlm_rate", "mlm_gap", "loss", "tokens"]])
+    return None if best is None else Tuned(best["teacher"].iloc[0], best.groupby("seed")["last"].mean(),
+                                           best.groupby("seed")["collapsed"].any(), len(tried), *best.iloc[0][["mlm_rate", "mlm_gap", "loss", "tokens"]])
 
 
 def by_student(results: Results) -> pd.DataFrame:
@@ -140,8 +145,8 @@ def glue(results: Results) -> Table:
     sections = {"": pd.DataFrame(shown)} if shown else {}
     if len(rates):
         sections["By the masked-LM learning rate"] = pd.DataFrame([
-            {"Student": r.model, "Steps": f"{r.steps:,}", "Arm": r.arm, "Task": f"{task_title(r.task, [r.note] * bool(r.note))} {metric_title([r.metric])}", "Teacher": r.teacher,
-             "Rate": f"{r.mlm_rate:g}", "Masked-LM loss, nats": number(r.loss), "Score": mean_sd(r.score, r.score_sd, r.score_n),
+            {"Student": r.model, "Steps": f"{r.steps:,}", "Arm": r.arm,
+             "Task": f"{task_title(r.task, [r.note] * bool(r.note))} {metric_title([r.metric])}", "Teacher": r.teacher, "Rate": f"{r.mlm_rate:g}", "Masked-LM loss, nats": number(r.loss), "Score": mean_sd(r.score, r.score_sd, r.score_n),
              "Rates of fine-tuning tried": str(r.rates)} for r in rates.itertuples()])
     return Table("xatl-glue", tagged("GLUE after XATL", results.tag), data, sections, notes)
 
