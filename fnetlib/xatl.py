@@ -85,7 +85,7 @@ def _how(data: pd.DataFrame, runs: pd.DataFrame, new: bool) -> str:
             f"from-scratch run's final one, of its runs the one that is there first, mostly a shorter one, whose rate falls sooner; *at least*: its first evaluation ({evaluations} a run) is there already, *untrained*: the "
             "swap is before its first step, and what counts is its first evaluation after that. "
             + ("GPU-seconds: alone on the device. " if _seconds_differ(data) else "Both arms have one pace, so in GPU-seconds it is as much sooner. ")
-            + "A teacher that was trained on this text itself, as `teachers` of the preset are, hands down what it learned there; *as it comes*: one that was not (most had read the like of it before). " * new
+            + "A teacher that was trained on this text itself, as `teachers` of the preset are, hands down what it learned there; *as it comes*: one that was not (what it read before it came is not known here). " * new
             + "The best of the arm's learning rates, one seed; *lowest*, *highest*, *only rate*: of those tried. *Near "
             f"unigram*: it ends less than {CLEAR:g} nats below what token frequencies alone give"
             + (f" ({number(data['unigram'].iloc[0], 2)} nats)" if data["unigram"].notna().any() else "")
@@ -238,8 +238,8 @@ def entries(results: Results) -> dict[str, Any]:
 
 def _gains_of_one_teacher(gains: pd.DataFrame, trained: bool, results: Results) -> dict[str, Any]:
     """task -> its row of `glue_gains`, of one budget: every task's of the teacher with most runs, so that no task has the best of several. Of as many
-    runs the one whose arm tried most learning rates of fine-tuning, then a teacher of the kind (`trained` on this text or not) that the losses are of."""
-    of = gains.groupby("teacher", sort=False)[["transferred_n", "transferred_rates"]].sum()
+    runs the one whose arm tried most students and learning rates of fine-tuning, then a teacher of the kind (`trained` on this text or not) that the losses are of."""
+    of = gains.groupby("teacher", sort=False)[["transferred_n", "transferred_tried"]].sum()
     first = max(of.index, key=lambda name: (*of.loc[name], (name in results.preset.teachers) == trained))
     return {r["task"]: r for _, r in gains[gains["teacher"] == first].iterrows()}
 

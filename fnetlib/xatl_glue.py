@@ -39,13 +39,13 @@ def glue_gains(results: Results) -> pd.DataFrame:
                 gain = paired(after, before) if len(shared) > 1 else Summary(after.mean() - before.mean(), None, 1, None, None)
                 found.append({"model": model, "task": task, "note": part["note"].iloc[0], "steps": steps, "arm": name, "teacher": teacher,
                               "transferred_steps": ours["steps"].iloc[0], "scratch_teacher": theirs.teacher, "metric": part["metric"].iloc[0],
-                              "scratch_rates": theirs.rates, "transferred_rates": mine.rates,
+                              "scratch_tried": theirs.tried, "transferred_tried": mine.tried,
                               "scratch_mlm_rate": theirs.mlm_rate, "scratch_mlm_gap": theirs.mlm_gap,
                               "transferred_mlm_rate": mine.mlm_rate, "transferred_mlm_gap": mine.mlm_gap,
                               **_scores("scratch", summarise(before)), **_scores("transferred", summarise(after)),
                               **fell, "gain": gain.mean, "low": gain.low, "high": gain.high})
     return pd.DataFrame(found, columns=["model", "task", "note", "steps", "transferred_steps", "arm", "teacher", "scratch_teacher", "metric",
-                                        "scratch_rates", "transferred_rates", "scratch_mlm_rate", "scratch_mlm_gap", "transferred_mlm_rate",
+                                        "scratch_tried", "transferred_tried", "scratch_mlm_rate", "scratch_mlm_gap", "transferred_mlm_rate",
                                         "transferred_mlm_gap", "scratch", "scratch_sd", "scratch_n", "transferred", "transferred_sd", "transferred_n",
                                         "scratch_collapsed", "transferred_collapsed", "gain", "low", "high"])
 
@@ -73,7 +73,7 @@ class Tuned(NamedTuple):
     teacher: str
     scores: pd.Series
     collapsed: pd.Series
-    rates: int
+    tried: int
     mlm_rate: float
     mlm_gap: float
     loss: float
@@ -97,8 +97,8 @@ def by_student(results: Results) -> pd.DataFrame:
         if best := _best_tuned(part):
             row = dict(zip(keys, key))
             rows.append({**row, "refreshed": row["teacher"] in results.preset.teachers, "tokens": best.tokens, "loss": best.loss,
-                         **_scores("score", summarise(best.scores)), "rates": best.rates})
-    return pd.DataFrame(rows, columns=[*keys, "refreshed", "tokens", "loss", "score", "score_sd", "score_n", "rates"])
+                         **_scores("score", summarise(best.scores)), "tried": best.tried})
+    return pd.DataFrame(rows, columns=[*keys, "refreshed", "tokens", "loss", "score", "score_sd", "score_n", "tried"])
 
 
 def by_mlm_rate(results: Results) -> pd.DataFrame:
@@ -119,13 +119,13 @@ def glue(results: Results) -> Table:
     frozen = bool((data["arm"] != TRANSFERRED).any())
     fewer = bool((data["transferred_steps"] < data["steps"]).any())
     shown = [{"Student": r.model, "Steps": f"{r.steps:,}" + (f" (transferred: {r.transferred_steps:,})" if r.transferred_steps < r.steps else ""),
-              "Task": f"{task_title(r.task, [r.note] * bool(r.note))} {metric_title([r.metric])}",
+              "Task": _task(r),
               **({"Teacher": _teachers(r)} if named else {}),
               **({"Frozen at first": r.arm.removeprefix(_FROZEN).removeprefix(TRANSFERRED) or NONE} if frozen else {}),
               "From scratch": mean_sd(r.scratch, r.scratch_sd, r.scratch_n) + "†" * bool(r.scratch_collapsed),
               "Transferred": mean_sd(r.transferred, r.transferred_sd, r.transferred_n) + "†" * bool(r.transferred_collapsed),
               "Gain": number(r.gain, sign=True) + ("" if pd.isna(r.low) else f" [{number(r.low, sign=True)}, {number(r.high, sign=True)}]"),
-              "Tried": f"{r.scratch_rates}, {r.transferred_rates}",
+              "Tried": f"{r.scratch_tried}, {r.transferred_tried}",
               "Masked-LM rates": f"{_mlm(r.scratch_mlm_rate, r.scratch_mlm_gap)}, {_mlm(r.transferred_mlm_rate, r.transferred_mlm_gap)}"}
              for r in data.itertuples()]
     notes = ["Mean ± standard deviation over seeds (n) of fine-tuned students that saw the same text for the same steps"
@@ -146,8 +146,8 @@ def glue(results: Results) -> Table:
     if len(rates):
         sections["By the masked-LM learning rate"] = pd.DataFrame([
             {"Student": r.model, "Steps": f"{r.steps:,}", "Arm": r.arm,
-             "Task": f"{task_title(r.task, [r.note] * bool(r.note))} {metric_title([r.metric])}", "Teacher": r.teacher, "Rate": f"{r.mlm_rate:g}", "Masked-LM loss, nats": number(r.loss), "Score": mean_sd(r.score, r.score_sd, r.score_n),
-             "Rates of fine-tuning tried": str(r.rates)} for r in rates.itertuples()])
+             "Task": _task(r), "Teacher": r.teacher, "Rate": f"{r.mlm_rate:g}", "Masked-LM loss, nats": number(r.loss), "Score": mean_sd(r.score, r.score_sd, r.score_n),
+             "Rates of fine-tuning tried": str(r.tried)} for r in rates.itertuples()])
     return Table("xatl-glue", tagged("GLUE after XATL", results.tag), data, sections, notes)
 
 
@@ -157,6 +157,10 @@ def _arm(run: Any) -> tuple:
 
 def _mlm(rate: float, gap: float) -> str:
     return f"{rate:g}" + (f" (−{number(gap)} by another run)" if gap > 0.0005 else "")
+
+
+def _task(row: Any) -> str:
+    return f"{task_title(row.task, [row.note] * bool(row.note))} {metric_title([row.metric])}"
 
 
 def _teachers(row: Any) -> str:

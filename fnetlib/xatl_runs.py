@@ -217,19 +217,16 @@ def _equal(scratch: Any, part: pd.DataFrame) -> dict[str, Any]:
 def headline(data: pd.DataFrame) -> pd.DataFrame:
     """The rows of `speedups` that the report leads with: the transferred arm, one teacher a (student, budget).
 
-    Of several teachers the one with a run of as many steps; of those a refreshed one (`xatl.as_it_comes`
-    has the others beside it), then the one whose arm tried most learning rates, then the one with the most such runs, so that budgets compare; then
-    by name. Never a mean over teachers.
+    Of several teachers the one with a run of as many steps; of those a refreshed one (`xatl.as_it_comes` has the others beside it),
+    then the one whose arm tried most learning rates, then the one with the most such runs, so that budgets compare; then by name.
+    Never a mean over teachers.
     """
     plain = data[data["arm"] == TRANSFERRED]
-    if plain.empty:
-        return plain
     equal = plain[plain["loss"].notna()]["teacher"].value_counts()
     first = sorted(set(plain["teacher"]), key=lambda name: (-equal.get(name, 0), natural(name)))
-    tried = plain["tried"].astype(int)  # 0: no run of as many steps
-    leads = plain["refreshed"].astype(bool) & (tried > 0)
-    rank = plain["teacher"].map(first.index) - len(first) * (tried + leads * (tried.max() + 1))
-    return plain.loc[[part.idxmin() for _, part in rank.groupby([plain["model"], plain["seed"], plain["steps"]], sort=False)]]
+    ranked = plain.assign(leads=plain["refreshed"].astype(bool) & (plain["tried"] > 0),  # none tried: no run of as many steps
+                          place=plain["teacher"].map(first.index)).sort_values(["leads", "tried", "place"], ascending=[False, False, True])
+    return plain.loc[ranked.drop_duplicates(["model", "seed", "steps"]).index.sort_values()]
 
 
 def budget_names(rows: pd.DataFrame) -> dict[int, str]:
