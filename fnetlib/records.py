@@ -71,6 +71,7 @@ class Metrics(_Part):
     validation: dict[str, float | None] = Field(description="every metric after the last epoch")
     history: list[dict[str, Any]] = Field(description="one entry an epoch: epoch, step, train_loss, eval_loss, ...")
     predicted: dict[str, int] = Field({}, description="label -> times predicted after the last epoch")
+    task_teacher: float | None = Field(None, description="the headline score of the fine-tuned BERT that a run's task was distilled from")
     degenerate: bool = Field(False, description="one class (or one value) was predicted for every example")
     padding: list[dict[str, Any]] = Field(
         [], description="the headline score with every example padded to at least `padded_to` tokens (0: its own length), "
@@ -271,7 +272,8 @@ def task_minutes(record: Record, others: Iterable[Record]) -> float:
     """Minutes of task distillation, all of it: the teacher's fine-tuning, then the student's epochs on its states and on its
     predictions. 0 where nothing was distilled. By the fastest pace that was seen of its kind, alone on the device or not: sharing
     one only slows a run down, so it is an upper bound where none was alone. Models of the same layers in another order are of one
-    kind: they do the same work. Of a kind never timed from the start: what is known."""
+    kind: they do the same work; the teacher's part is of one kind where its batches are. Of a kind never timed from the start:
+    what is known."""
     if not task_distilled(record) or not record.timing or record.data is None:
         return 0.0
 
@@ -280,15 +282,20 @@ def task_minutes(record: Record, others: Iterable[Record]) -> float:
         work = {**recipe, "mixers": sorted(recipe["mixers"])} if recipe else r.model
         return [r.task, work, r.env.get("device_name"), *(r.params.get(name) for name in TASK_PACE), task_distilled(r)]
 
+    def expert_batch(r: Record) -> int:
+        return r.params.get("expert_batch_size") or r.params["batch_size"]
+
     def parts(r: Record) -> list[tuple[float, float]]:  # (seconds, examples seen)
         epochs, size = r.params["epochs"], r.data.sizes["train"]
         return [(r.timing.get("task_teacher_s") or 0, (r.params.get("expert_epochs") or epochs) * size),
                 (r.timing.get("task_states_s") or 0, r.params["distill_epochs"] * size), (r.timing.get("wall_s") or 0, epochs * size)]
 
-    known = [parts(r) for r in (record, *others) if _task_timed(r) and kind(r) == kind(record)]
-    if not known:
-        return sum(seconds for seconds, _ in parts(record)) / 60
-    return sum(min(seconds / seen for seconds, seen in part) * wanted for part, (_, wanted) in zip(zip(*known), parts(record))) / 60
+    alike = [r for r in (record, *others) if _task_timed(r) and kind(r) == kind(record)]
+    total = 0.0
+    for part, (own, wanted) in enumerate(parts(record)):
+        known = [parts(r)[part] for r in alike if part or expert_batch(r) == expert_batch(record)]
+        total += min((seconds / seen * wanted for seconds, seen in known), default=own)
+    return total / 60
 
 
 def _task_timed(record: Record) -> bool:

@@ -260,10 +260,13 @@ def labels(records: list[Record], teachers: Iterable[Any] | None = None) -> list
     return names
 
 
+OWN_SETTINGS = {"distill_rate": "learning_rate", "expert_rate": "learning_rate", "expert_batch_size": "batch_size", "expert_epochs": "epochs"}
+
+
 def _setting(values: dict[str, Any], key: str) -> Any:
-    """What a parameter was; a default is no part of a record, and task distillation without a rate of its own has the learning rate."""
+    """What a parameter was; a default is no part of a record, and task distillation without settings of its own has the run's."""
     value = values.get(key, EXTRAS.get(key))
-    return value or values.get("learning_rate") if key == "distill_rate" else value
+    return value or values.get(OWN_SETTINGS[key]) if key in OWN_SETTINGS else value
 
 
 def where(runs: pd.DataFrame, keep: Callable[[Any], bool]) -> pd.DataFrame:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 import zlib
 from collections.abc import Callable
@@ -162,25 +163,30 @@ class PredictionsTrainer(ExpertTrainer):
 
 
 def fine_tuned_bert(params: FinetuneParams, data: TaskData, teacher: Teacher, bert: PreTrainedModel, seed: int,
-                    work: Path) -> tuple[PreTrainedModel, float | None]:
-    """`bert`, fine-tuned as the recipe `bert` is under these parameters and this seed, and the seconds that it took (None: a
-    killed run's are not known).
+                    work: Path) -> tuple[PreTrainedModel, float | None, float | None]:
+    """`bert`, fine-tuned as the recipe `bert` is under these parameters and this seed, by `expert_rate` and in batches of
+    `expert_batch_size` where they are given; the seconds that it took (None: a killed run's are not known); and its score (None where it is no number).
 
     It is kept beside `work`, so that students of one seed share it; processes that need the same one wait for it.
     """
-    own = {name: EXTRAS[name] for name in ("distill_epochs", "distill_pairs", "distill_edits", "distill_rate", "expert_epochs")}
-    plain = params.model_copy(update={**own, "epochs": params.expert_epochs or params.epochs, "student": ""})
+    own = {name: value for name, value in EXTRAS.items() if name.startswith(("distill_", "expert_"))}
+    plain = params.model_copy(update={
+        **own, "epochs": params.expert_epochs or params.epochs, "learning_rate": params.expert_rate or params.learning_rate,
+        "batch_size": params.expert_batch_size or params.batch_size, "student": ""})
     decisive = json.dumps([plain.decisive(), params.task, seed, data.record.fingerprint, teacher.fingerprint])
     folder = work.parent / f"expert-{params.task}-{seed}-{hashlib.sha256(decisive.encode()).hexdigest()[:10]}"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "lock"):
-        done = folder / "seconds.json"
+        done = folder / "expert.json"
         if not done.is_file():
             say(f"  task distillation: fine-tuning bert ({folder.name})")
-            seconds = _fit(make_trainer(plain, data, teacher, bert, seed, folder))
+            trainer = make_trainer(plain, data, teacher, bert, seed, folder)
+            seconds = _fit(trainer)
+            trainer.evaluate()
             bert.save_pretrained(folder)
-            done.write_text(json.dumps(seconds))
-        return type(bert).from_pretrained(folder), json.loads(done.read_text())
+            score = trainer.last_metrics[data.task.headline]
+            done.write_text(json.dumps([seconds, score if math.isfinite(score) else None]))
+        return type(bert).from_pretrained(folder), *json.loads(done.read_text())
 
 
 def distill_task(params: FinetuneParams, data: TaskData, teacher: Teacher, expert: PreTrainedModel,

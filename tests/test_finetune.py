@@ -536,12 +536,24 @@ def test_each_step_of_task_distillation_has_its_own_epochs_and_rate(params, monk
     seen = []
     fit = task_distillation._fit
     monkeypatch.setattr(task_distillation, "_fit", lambda trainer: seen.append(
-        (trainer.args.num_train_epochs, trainer.args.learning_rate)) or fit(trainer))
+        (trainer.args.num_train_epochs, trainer.args.learning_rate, trainer.args.per_device_train_batch_size)) or fit(trainer))
     asked = params(model="fnet", distill_epochs=2, distill_rate=3e-4, expert_epochs=3, epochs=1, train_size=16, eval_size=16)
     record, = finetune(asked)
-    assert seen == [(3, asked.learning_rate), (2, 3e-4)]
+    size = asked.batch_size
+    assert seen == [(3, asked.learning_rate, size), (2, 3e-4, size)]
     assert record.params["distill_rate"] == 3e-4 and record.params["expert_epochs"] == 3 and record.timing["steps"] == 1
     assert label(record) == "fnet+task"
+    finetune(asked.model_copy(update={"expert_rate": 5e-5, "expert_batch_size": 4}))
+    assert seen[2:] == [(3, 5e-5, 4), (2, 3e-4, size)]  # another teacher of the task, trained anew
+
+
+def test_the_tasks_teacher_is_bert_as_it_is_fine_tuned_alone(params):
+    """The judge's settings are its own: trained by them, it scores what the recipe `bert` does by them, but for dropout's draws."""
+    same = {"task": "stsb", "train_size": 32, "eval_size": 32, "padded_to": ""}
+    taught, = finetune(params(model="fnet", distill_epochs=1, epochs=1, expert_epochs=2, expert_rate=1e-3, expert_batch_size=8, **same))
+    alone, = finetune(params(model="bert", epochs=2, learning_rate=1e-3, batch_size=8, **same))
+    assert taught.metrics.task_teacher == pytest.approx(alone.metrics.headline.last, abs=0.01) and taught.metrics.task_teacher > 0.2 and alone.metrics.task_teacher is None
+    assert taught.params["expert_rate"] == 1e-3 and "expert_rate" not in alone.params
 
 
 def test_new_pairs_are_first_texts_with_other_second_ones(params, tmp_path):
@@ -662,6 +674,7 @@ def test_edited_words_are_trained_on_and_not_evaluated_on(params, tmp_path):
     ({"distill_edits": 0.5}, "distill_edits: edited texts have no labels"),
     ({"distill_pairs": 0.5}, "distill_pairs: new pairs have no labels"),
     ({"distill_rate": 1e-4}, "distill_rate: nothing is distilled"), ({"expert_epochs": 2}, "expert_epochs: nothing is distilled"),
+    ({"expert_rate": 1e-4}, "expert_rate: nothing is distilled"), ({"expert_batch_size": 8}, "expert_batch_size: nothing is distilled"),
     ({"distill_pairs": 0.5, "distill_epochs": 1, "task": "cola"}, "distill_pairs: 'cola' has no pairs"),
     ({"distill_pairs": 1.5, "distill_epochs": 1}, "distill_pairs: 1.5 does not fit")])
 def test_new_examples_need_a_judge_and_new_pairs_a_task_of_pairs(params, values, message):
@@ -673,7 +686,7 @@ def test_task_distillation_brings_states_and_predictions_nearer(params, tmp_path
     asked = params(model="fnet+gated", distill_epochs=8, epochs=4, max_length=24)
     data, teacher = load_task("rte", "synthetic", 48, 32), load_teacher(asked.teacher)
     bert, student = (module.build(asked, data, teacher, model, 48)[0] for model in ("bert", "fnet+gated"))
-    expert, _ = task_distillation.fine_tuned_bert(asked, data, teacher, bert, 1, tmp_path / "work" / "a")
+    expert, _, _ = task_distillation.fine_tuned_bert(asked, data, teacher, bert, 1, tmp_path / "work" / "a")
     expert.classifier.weight.data.mul_(10)  # so small a BERT has learned little: make its predictions differ
     batch = sentence_batch(teacher, data, 48, 24)
 

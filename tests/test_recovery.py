@@ -130,6 +130,25 @@ def test_minutes_of_task_distillation_follow_the_pace_alone_on_the_device():
     assert task_minutes(shared, [shared, faster]) == 15  # and where none of the kind was alone, it is the lower bound of two
 
 
+def test_a_tasks_teacher_has_the_pace_of_its_own_batches():
+    """Of runs that differ in the teacher's batches alone, the student's parts are of one kind and the teacher's is not."""
+    small, other = distilled(600.0, expert_batch_size=4), distilled(300.0)
+    assert task_minutes(small, [small, other]) == (600 + 300 + 300) / 60
+    assert task_minutes(other, [small, other]) == 15
+    quick = distilled(60.0, expert_batch_size=4, seed=2)
+    assert task_minutes(other, [small, other, quick]) == (300 + 60 + 60) / 60
+    assert task_minutes(distilled(300.0, expert_batch_size=16), [other]) == 15  # what is given is the run's own
+
+
+def test_the_table_shows_what_the_tasks_teachers_scored(tmp_path):
+    task = [distilled(60.0, seed=seed) for seed in (1, 2, 3)]
+    told = [r.model_copy(update={"metrics": r.metrics.model_copy(update={"task_teacher": 0.8 + r.seed / 100})}) for r in task]
+    column = "QNLI task's teacher"
+    for found in (task, told):
+        text = recovery.table(results_of(tmp_path / str(found is told), [*runs("bert", 0.885), *found])).markdown()
+        assert (column in text and "0.820" in text) == (found is told)
+
+
 def test_minutes_of_task_distillation_are_those_of_the_same_layers_in_another_order():
     spread, placed = distilled(300.0, model="hybrid-2"), distilled(600.0, model="hybrid-at-1-4")
     assert task_minutes(placed, [placed, spread]) == task_minutes(spread, [placed, spread]) == 15

@@ -16,7 +16,7 @@ STUDY = {"epochs": 5, "learning_rate": 2e-5, "batch_size": 16, "weight_decay": 0
          "accumulate": 1, "max_length": 512, "train_size": 0, "eval_size": 0}
 # What the study did without. A run's record has these only where they differ, so that they rename no finished run.
 EXTRAS = {"distill_epochs": 0, "distill_pairs": 0.0, "distill_edits": 0.0, "distill_rate": 0.0, "expert_epochs": 0,
-          "compile": "no", "pad_to": 1, "group_by_length": False}
+          "expert_rate": 0.0, "expert_batch_size": 0, "compile": "no", "pad_to": 1, "group_by_length": False}
 GRID = {"learning_rate": float, "epochs": int, "batch_size": int, "weight_decay": float, "warmup": float}
 
 
@@ -59,6 +59,8 @@ class FinetuneParams(Inputs):
                                                               "dropped, exchanged or replaced; the fine-tuned teacher judges them")
     distill_rate: Float = Field(0.0, ge=0, description="task distillation: peak learning rate of the epochs on states; 0: learning_rate")
     expert_epochs: Int = Field(0, ge=0, description="task distillation: epochs of the teacher's own fine-tuning; 0: epochs")
+    expert_rate: Float = Field(0.0, ge=0, description="task distillation: peak learning rate of the teacher's own fine-tuning; 0: learning_rate")
+    expert_batch_size: Int = Field(0, ge=0, description="task distillation: examples a step of the teacher's own fine-tuning; 0: batch_size")
     training: str = Field("auto", pattern=r"^[a-z0-9_]+$",
                           description="name of the training recipe in tables; auto means study if the values are the "
                                       "study's, else custom")
@@ -124,7 +126,7 @@ class FinetuneParams(Inputs):
             raise ValueError("distill_pairs: new pairs have no labels; distill_epochs of 1 or more lets the fine-tuned teacher judge them")
         if self.distill_edits and not self.distill_epochs:
             raise ValueError("distill_edits: edited texts have no labels; distill_epochs of 1 or more lets the fine-tuned teacher judge them")
-        if wrong := [name for name in ("distill_rate", "expert_epochs") if getattr(self, name) and not self.distill_epochs]:
+        if wrong := [name for name in ("distill_rate", "expert_epochs", "expert_rate", "expert_batch_size") if getattr(self, name) and not self.distill_epochs]:
             raise ValueError(f"{wrong[0]}: nothing is distilled; give distill_epochs of 1 or more too")
         if self.distill_pairs and self.task in SINGLE_TEXTS:
             raise ValueError(f"distill_pairs: {self.task!r} has no pairs; without them one of: {', '.join(SINGLE_TEXTS)}")
