@@ -140,11 +140,11 @@ def _train(params: FinetuneParams, data: TaskData, teacher: Teacher, model: str,
     set_seed(seed)
     sentences = max(count for name, count in decisive.items() if name.endswith("_sentences"))
     student, report = build(params, data, teacher, model, sentences, adapted)
-    extra, kind, judge = {}, GlueTrainer, None
+    extra, kind, task_teacher = {}, GlueTrainer, None
     if params.distill_epochs:
         set_seed(seed)
         bert, _ = build(params, data, teacher, "bert", sentences)
-        expert, seconds, judge = fine_tuned_bert(params, data, teacher, bert, seed, work)
+        expert, seconds, task_teacher = fine_tuned_bert(params, data, teacher, bert, seed, work)
         kind, states_s = distill_task(params, data, teacher, expert, student, seed, work)
         extra = {"task_teacher_s": seconds, "task_states_s": states_s}
     trainer = make_trainer(params, data, teacher, student, seed, work, kind)
@@ -168,7 +168,7 @@ def _train(params: FinetuneParams, data: TaskData, teacher: Teacher, model: str,
             headline=records.Headline(
                 name=headline, last=None if diverged else scores[-1], best=max(scores, default=None)),
             validation={**last, "chance": chance(data.task, np.array(_labels(data)))},
-            task_teacher=judge, history=history, predicted=predicted, degenerate=len(predicted) == 1,
+            task_teacher=task_teacher, history=history, predicted=predicted, degenerate=len(predicted) == 1,
             padding=[] if diverged else padding_scores(params, trainer)),
         "timing": {
             "train_runtime_s": result.metrics["train_runtime"], "wall_s": wall,

@@ -272,35 +272,34 @@ def task_minutes(record: Record, others: Iterable[Record]) -> float:
     """Minutes of task distillation, all of it: the teacher's fine-tuning, then the student's epochs on its states and on its
     predictions. 0 where nothing was distilled. By the fastest pace that was seen of its kind, alone on the device or not: sharing
     one only slows a run down, so it is an upper bound where none was alone. Models of the same layers in another order are of one
-    kind: they do the same work; the teacher's part is of one kind where its batches are. Of a kind never timed from the start:
-    what is known."""
+    kind: they do the same work; the teacher is one BERT whichever student it teaches, of one kind by its own batches. Of a kind
+    never timed from the start: what is known."""
     if not task_distilled(record) or not record.timing or record.data is None:
         return 0.0
 
-    def kind(r: Record) -> list[Any]:
+    def teacher(r: Record) -> list[Any]:
+        return [r.task, r.env.get("device_name"), r.params.get("expert_batch_size") or r.params["batch_size"],
+                *(r.params.get(name) for name in TASK_PACE)]
+
+    def student(r: Record) -> list[Any]:
         recipe = r.params.get("recipe")
         work = {**recipe, "mixers": sorted(recipe["mixers"])} if recipe else r.model
-        return [r.task, work, r.env.get("device_name"), *(r.params.get(name) for name in TASK_PACE), task_distilled(r)]
+        return [r.task, r.env.get("device_name"), r.params["batch_size"], *(r.params.get(name) for name in TASK_PACE), work, task_distilled(r)]
 
-    def expert_batch(r: Record) -> int:
-        return r.params.get("expert_batch_size") or r.params["batch_size"]
-
-    def parts(r: Record) -> list[tuple[float, float]]:  # (seconds, examples seen)
-        epochs, size = r.params["epochs"], r.data.sizes["train"]
-        return [(r.timing.get("task_teacher_s") or 0, (r.params.get("expert_epochs") or epochs) * size),
-                (r.timing.get("task_states_s") or 0, r.params["distill_epochs"] * size), (r.timing.get("wall_s") or 0, epochs * size)]
-
-    alike = [r for r in (record, *others) if _task_timed(r) and kind(r) == kind(record)]
+    parts = [("task_teacher_s", teacher, lambda r: r.params.get("expert_epochs") or r.params["epochs"]),
+             ("task_states_s", student, lambda r: r.params["distill_epochs"]), ("wall_s", student, lambda r: r.params["epochs"])]
+    timed = [r for r in (record, *others) if _task_timed(r)]
     total = 0.0
-    for part, (own, wanted) in enumerate(parts(record)):
-        known = [parts(r)[part] for r in alike if part or expert_batch(r) == expert_batch(record)]
-        total += min((seconds / seen * wanted for seconds, seen in known), default=own)
+    for seconds, kind, epochs in parts:
+        paces = [r.timing[seconds] / (epochs(r) * r.data.sizes["train"]) for r in timed if kind(r) == kind(record)]
+        total += min(paces) * epochs(record) * record.data.sizes["train"] if paces else record.timing.get(seconds) or 0
     return total / 60
 
 
 def _task_timed(record: Record) -> bool:
     timing = record.timing or {}
-    return record.data is not None and not timing.get("resumed") and all(timing.get(part) for part in ("task_teacher_s", "task_states_s", "wall_s"))
+    return bool(task_distilled(record)) and record.data is not None and not timing.get("resumed") and all(
+        timing.get(part) for part in ("task_teacher_s", "task_states_s", "wall_s"))
 
 
 def last_errors(history: list[dict[str, Any]]) -> list[float]:
@@ -309,7 +308,7 @@ def last_errors(history: list[dict[str, Any]]) -> list[float]:
 
 
 TASK_DISTILLED = {"task": "distill_epochs", "pairs": "distill_pairs", "edits": "distill_edits"}
-TASK_PACE = ("batch_size", "accumulate", "precision", "compile", "pad_to", "group_by_length", "max_length")  # what its pace depends on
+TASK_PACE = ("accumulate", "precision", "compile", "pad_to", "group_by_length", "max_length")  # what its pace depends on
 PACE = ("adapt", "batch_size", "length", "shortest", "precision", "compile", "logits_weight")  # what the pace depends on
 
 

@@ -22,7 +22,7 @@ from .tables import NONE, Table, heading, mean_sd, number
 
 FEWEST_PAIRS = 3  # seeds without which a share is no result
 COLUMNS = [*GROUP, "task", "model", "minutes", "before", "method", "own", "metric", "mean", "sd", "n", "recovery", "low", "high", "pairs",
-           "beside", "beside_low", "beside_high", "beside_pairs", "chance", "note", "examples", "teacher_score"]
+           "beside", "beside_low", "beside_high", "beside_pairs", "chance", "note", "examples", "task_teacher"]
 
 
 @once
@@ -33,7 +33,7 @@ def frame(results: Results) -> pd.DataFrame:
 
     `recovery`: mean lead over chance as a share of BERT's, at the seeds that both have (`pairs`), `low` and `high` its
     bootstrap interval over seeds; None without a BERT that beats chance. `beside`: the same beside the BERT that gained most by extra
-    minutes of its own (`taught`), where there is one. `before`: minutes before its task was distilled. `examples`: training examples, 0 where all were used. `teacher_score`:
+    minutes of its own (`taught`), where there is one. `before`: minutes before its task was distilled. `examples`: training examples, 0 where all were used. `task_teacher`:
     mean score of the fine-tuned BERTs that taught it the task, None where none did or their scores were not kept.
     """
     runs = results.primary
@@ -55,7 +55,7 @@ def frame(results: Results) -> pd.DataFrame:
             spent = round(minutes + task, 1) if task > 0 else minutes
             rows.append([*key, model, spent, minutes, method, own, next(iter(part["metric"].dropna()), None), score.mean, score.sd,
                          score.n, share.mean, share.low, share.high, share.n, beside.mean, beside.low, beside.high, beside.n, floor, "; ".join(sorted(set(filter(None, part["note"])))),
-                         max(r.params.get("train_size", 0) for r in part.record), pd.Series([_teacher_score(r) for r in part.record], dtype=float).mean()])
+                         max(r.params.get("train_size", 0) for r in part.record), pd.Series([_task_teacher(r) for r in part.record], dtype=float).mean()])
     data = pd.DataFrame(rows, columns=COLUMNS)
     order = sorted(data.index, key=lambda i: (model_key(data["model"][i]), data["minutes"][i], data["method"][i], data["own"][i]))
     return data.loc[order].reset_index(drop=True)
@@ -75,7 +75,7 @@ def _method(record: Record) -> str:
     return "+".join([*([record.adapted.method] if record.adapted else []), *task_distilled(record)])
 
 
-def _teacher_score(record: Record) -> float | None:
+def _task_teacher(record: Record) -> float | None:
     return record.metrics.task_teacher if record.metrics else None
 
 
@@ -106,8 +106,8 @@ def table(results: Results) -> Table:
                                                                           "Adapted by": f"{r.method}{r.own}" or NONE})
             row[f"{names[r.task]} {metric_title([r.metric])}"] = mean_sd(r.mean, r.sd, r.n)
             row[f"{names[r.task]} recovery"] = _share(r)
-            if group["teacher_score"][group["task"] == r.task].notna().any():
-                row[f"{names[r.task]} task's teacher"] = NONE if pd.isna(r.teacher_score) else number(r.teacher_score, 3)
+            if group["task_teacher"][group["task"] == r.task].notna().any():
+                row[f"{names[r.task]} task's teacher"] = NONE if pd.isna(r.task_teacher) else number(r.task_teacher, 3)
             if group["beside"][group["task"] == r.task].notna().any():
                 row[f"{names[r.task]} beside BERT's own minutes"] = NONE if pd.isna(r.beside) else number(r.beside, 2)
         sections[heading(training, teacher)] = pd.DataFrame(rows.values())

@@ -528,8 +528,18 @@ def test_task_distillation_starts_from_the_same_tasks_bert(params, tmp_path, mon
     assert trained == ["GlueTrainer", "StatesTrainer", "StatesTrainer"]  # one fine-tuned BERT for both students
     assert first.params["distill_epochs"] == 2 and first.training == "distilled"
     assert first.timing["task_teacher_s"] == second.timing["task_teacher_s"] > 0 and first.timing["task_states_s"] > 0
+    assert first.metrics.task_teacher == second.metrics.task_teacher is not None
     assert [e["epoch"] for e in first.metrics.history] == [1]
     assert "distill_epochs" not in params().decisive()
+
+
+def test_a_tasks_teacher_that_diverged_has_no_score(params, tmp_path, monkeypatch):
+    asked = params(model="fnet", distill_epochs=1, epochs=1, train_size=16, eval_size=16)
+    data, teacher = load_task("rte", "synthetic", 16, 16), load_teacher(asked.teacher)
+    bert = module.build(asked, data, teacher, "bert", 16)[0]
+    monkeypatch.setattr(task_distillation, "_fit", lambda trainer: float(trainer.model.classifier.weight.data.fill_(float("nan")).numel()))
+    _, _, score = task_distillation.fine_tuned_bert(asked, data, teacher, bert, 1, tmp_path / "work" / "a")
+    assert score is None
 
 
 def test_each_step_of_task_distillation_has_its_own_epochs_and_rate(params, monkeypatch):

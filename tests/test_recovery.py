@@ -122,7 +122,7 @@ def test_minutes_of_task_distillation_follow_the_pace_alone_on_the_device():
     alone = distilled(3.0, shared=False, size=40, epochs=4, distill_epochs=2, expert_epochs=1)
     assert task_minutes(shared, [shared]) == 30  # nothing of its kind ran alone: its own, an upper bound
     assert task_minutes(shared, [shared, alone]) == pytest.approx(3 * 3.0 * 20 * 2 / 60)
-    for other in ({"batch_size": 32}, {"distill_edits": 0.5}, {"precision": "bf16"}):
+    for other in ({"batch_size": 32}, {"precision": "bf16"}):
         assert task_minutes(shared, [shared, distilled(3.0, shared=False, size=40, **other)]) == 30
     assert task_minutes(finetune_record("qnli", "fnet", 1, 0.7), [alone]) == 0
     faster = distilled(300.0)  # shared too: tells more than a short run alone, half of it start
@@ -131,13 +131,24 @@ def test_minutes_of_task_distillation_follow_the_pace_alone_on_the_device():
 
 
 def test_a_tasks_teacher_has_the_pace_of_its_own_batches():
-    """Of runs that differ in the teacher's batches alone, the student's parts are of one kind and the teacher's is not."""
+    """Of runs that differ in the teacher's batches alone, the student's parts are of one kind and the teacher's is not; whom it
+    teaches does not count."""
     small, other = distilled(600.0, expert_batch_size=4), distilled(300.0)
     assert task_minutes(small, [small, other]) == (600 + 300 + 300) / 60
     assert task_minutes(other, [small, other]) == 15
     quick = distilled(60.0, expert_batch_size=4, seed=2)
     assert task_minutes(other, [small, other, quick]) == (300 + 60 + 60) / 60
     assert task_minutes(distilled(300.0, expert_batch_size=16), [other]) == 15  # what is given is the run's own
+    assert task_minutes(other, [other, distilled(60.0, model="hybrid-2", distill_edits=0.5)]) == (60 + 300 + 300) / 60
+    assert task_minutes(other, [other, distilled(60.0, model="hybrid-2", batch_size=32, expert_batch_size=16)]) == (60 + 300 + 300) / 60
+
+
+def test_ways_that_differ_in_the_tasks_teacher_are_told_apart(tmp_path):
+    """What was not given is the run's own."""
+    own, tuned = ([distilled(60.0, seed=seed, learning_rate=2e-4, **given) for seed in (1, 2, 3)]
+                  for given in ({}, {"expert_rate": 1e-4, "expert_batch_size": 4}))
+    found = set(recovery.frame(results_of(tmp_path, [*runs("bert", 0.885), *own, *tuned]))["own"])
+    assert {" [expert_rate=0.0002, expert_batch_size=16]", " [expert_rate=0.0001, expert_batch_size=4]"} <= found
 
 
 def test_the_table_shows_what_the_tasks_teachers_scored(tmp_path):
@@ -153,7 +164,7 @@ def test_minutes_of_task_distillation_are_those_of_the_same_layers_in_another_or
     spread, placed = distilled(300.0, model="hybrid-2"), distilled(600.0, model="hybrid-at-1-4")
     assert task_minutes(placed, [placed, spread]) == task_minutes(spread, [placed, spread]) == 15
     for other in ("hybrid-1", "hybrid-3", "hybrid-2+gated", "fnet"):
-        assert task_minutes(placed, [placed, distilled(300.0, model=other)]) == 30
+        assert task_minutes(placed, [placed, distilled(300.0, model=other)]) == (300 + 600 + 600) / 60  # their teacher is the same BERT
 
 
 def test_minutes_of_a_resumed_or_failed_task_distillation_lower_nobodys(tmp_path):

@@ -59,7 +59,7 @@ class FinetuneParams(Inputs):
                                                               "dropped, exchanged or replaced; the fine-tuned teacher judges them")
     distill_rate: Float = Field(0.0, ge=0, description="task distillation: peak learning rate of the epochs on states; 0: learning_rate")
     expert_epochs: Int = Field(0, ge=0, description="task distillation: epochs of the teacher's own fine-tuning; 0: epochs")
-    expert_rate: Float = Field(0.0, ge=0, description="task distillation: peak learning rate of the teacher's own fine-tuning; 0: learning_rate")
+    expert_rate: Float = Field(0.0, ge=0, description="task distillation: peak learning rate of the teacher's own fine-tuning, which has all else of the run; 0: learning_rate")
     expert_batch_size: Int = Field(0, ge=0, description="task distillation: examples a step of the teacher's own fine-tuning; 0: batch_size")
     training: str = Field("auto", pattern=r"^[a-z0-9_]+$",
                           description="name of the training recipe in tables; auto means study if the values are the "
