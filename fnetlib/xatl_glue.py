@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from .results import Results, is_grid, metric_title, natural, tagged, task_title
+from .records import Record
+from .results import Results, is_grid, metric_title, natural, settings, tagged, task_title
 from .statistics import Summary, paired, summarise
 from .tables import NONE, Table, mean_sd, number
 from .xatl_runs import FROM_SCRATCH, TRANSFERRED, best_rates, students
@@ -108,6 +110,27 @@ def by_mlm_rate(results: Results) -> pd.DataFrame:
     return rows[several].sort_values(["model", "task", "steps", "arm", "teacher", "mlm_rate"]) if len(rows) else rows
 
 
+def as_swapped(results: Results) -> pd.DataFrame:
+    """One row a (model, task, teacher): the swap as it is, before any masked-LM, fine-tuned by settings that a transferred student of that
+    teacher had too, of several by the best mean. What it has, no masked-LM has brought."""
+    transferred = {r.record.run_id for r in students(results).itertuples() if r.arm == TRANSFERRED}
+    runs = results.finetune
+    runs = runs.assign(tuned=[_tuning(r) for r in runs.record], student=[r.adapted.run_id if r.adapted else "" for r in runs.record])
+    keys = ["model", "task", "teacher", "tuned"]
+    trained = set(runs[runs["student"].isin(transferred)][keys].itertuples(index=False, name=None))
+    rows = []
+    for key, part in runs[(runs["student"] == "") & ~runs["training"].map(is_grid)].groupby(keys, sort=False):
+        if key in trained and part["last"].notna().any():
+            rows.append({**dict(zip(keys, key)), "note": part["note"].iloc[0], "metric": part["metric"].iloc[0], **_scores("score", summarise(part["last"]))})
+    data = pd.DataFrame(rows, columns=[*keys, "note", "metric", "score", "score_sd", "score_n"])
+    return data.loc[data.groupby(keys[:3], sort=False)["score"].idxmax()].drop(columns="tuned").reset_index(drop=True)
+
+
+def _tuning(record: Record) -> str:
+    """All that decides a fine-tuning but its seed and the student that it starts from."""
+    return json.dumps({name: value for name, value in settings(record).items() if name not in ("method", "own")}, sort_keys=True)
+
+
 def _scores(arm: str, scores: Any) -> dict[str, Any]:
     return {arm: scores.mean, f"{arm}_sd": scores.sd, f"{arm}_n": scores.n}
 
@@ -148,6 +171,11 @@ def glue(results: Results) -> Table:
             {"Student": r.model, "Steps": f"{r.steps:,}", "Arm": r.arm,
              "Task": _task(r), "Teacher": r.teacher, "Rate": f"{r.mlm_rate:g}", "Masked-LM loss, nats": number(r.loss), "Score": mean_sd(r.score, r.score_sd, r.score_n),
              "Rates of fine-tuning tried": str(r.tried)} for r in rates.itertuples()])
+    if len(swaps := as_swapped(results)):
+        sections["Before masked-LM"] = pd.DataFrame([
+            {"Student": r.model, "Task": _task(r), "Teacher": r.teacher, "Score": mean_sd(r.score, r.score_sd, r.score_n)} for r in swaps.itertuples()])
+        notes.append("*Before masked-LM*: the swap as it is, where it was fine-tuned by the same settings as a transferred student; what it has already is no gain of "
+                     "masked-LM.")
     return Table("xatl-glue", tagged("GLUE after XATL", results.tag), data, sections, notes)
 
 

@@ -13,7 +13,7 @@ from matplotlib.ticker import NullLocator
 from .plots import _empty, _finish, _panels
 from .results import Results, metric_title, model_key, tagged, task_title
 from .xatl_arms import compare
-from .xatl_glue import by_student
+from .xatl_glue import as_swapped, by_student
 from .xatl_runs import FROM_SCRATCH, TRANSFERRED, best_rates, crossing, headline, held_out, speedups, students
 
 INK = {FROM_SCRATCH: "#333333", TRANSFERRED: "#0072B2"}
@@ -155,22 +155,26 @@ def _at(line: list[tuple[float, float]], step: float) -> Any:
 
 def glue_curves(results: Results) -> Figure:
     """Scores after fine-tuning by budget, a panel a task and student that has two budgets or more: from scratch (the best of its students), and
-    every transferred student, filled where its teacher was refreshed on this text, with its masked-LM rate where that is not its teacher's only one."""
+    every transferred student, filled where its teacher was refreshed on this text, with its masked-LM rate where that is not its teacher's only one;
+    dotted, the swap of a teacher of theirs as it is."""
     title = tagged("GLUE after XATL, by budget", results.tag)
-    data = by_student(results)
+    data, swaps = by_student(results), as_swapped(results)
     panels = [(task, name, part) for (task, name), part in data.groupby(["task", "model"]) if part[part["arm"] == FROM_SCRATCH]["steps"].nunique() > 1]
     if not panels:
         return _empty(title, "no student was fine-tuned at two budgets: 03_finetune with -p student does")
     figure, axes = _panels(len(panels), 2, height=3.2)
     for axis, (task, name, part) in zip(axes, sorted(panels, key=lambda panel: (panel[0], model_key(panel[1])))):
         _scored(axis, part)
+        for swap in swaps[(swaps["task"] == task) & (swaps["model"] == name)].itertuples():
+            axis.axhline(swap.score, ls=":", lw=1, color=INK[TRANSFERRED])
         axis.set_title(f"{name}, {task_title(task, [part['note'].iloc[0]] * bool(part['note'].iloc[0]))}", fontsize=10)
         axis.set_ylabel(metric_title([part["metric"].iloc[0]]))
     return _finish(figure, title, handles=[
         plt.Line2D([], [], color=INK[FROM_SCRATCH], marker="s", ms=5, label=FROM_SCRATCH),
         plt.Line2D([], [], color=INK[TRANSFERRED], marker="o", ls="", ms=6, label="transferred, from a teacher refreshed on this text"),
         plt.Line2D([], [], color=INK[TRANSFERRED], marker="o", mfc="white", ls="", ms=6, label="transferred, from a teacher as it comes"),
-        plt.Line2D([], [], color=SPARE[0], marker="^", mfc="white", ls="", ms=6, label="transferred, frozen at first (LIT)")], columns=2)
+        plt.Line2D([], [], color=SPARE[0], marker="^", mfc="white", ls="", ms=6, label="transferred, frozen at first (LIT)"),
+        *([plt.Line2D([], [], color=INK[TRANSFERRED], ls=":", lw=1, label="the swap as it is, no masked-LM, same fine-tuning")] * bool(len(swaps)))], columns=2)
 
 
 def _scored(axis: Axes, part: pd.DataFrame) -> None:

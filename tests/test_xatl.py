@@ -580,6 +580,25 @@ def test_the_figure_of_glue_has_a_line_from_scratch_and_a_mark_a_student(tmp_pat
     plt.close(few)
 
 
+def test_the_swap_as_it_is_stands_beside_students_of_the_same_settings(tmp_path):
+    """What it scores no masked-LM has brought. By other settings of fine-tuning, or of a teacher without such a student, it says nothing."""
+    students = [line(end=5.0, groups="none"), line(end=4.0, steps=200, groups="none"), line(end=3.5)]
+    runs = [finetune_record("rte", "fnet", seed, score, training="x", minutes=0.8, student=student.run_id, values={"adapted": None})
+            for student, score in zip(students, (0.5, 0.55, 0.8)) for seed in (1, 2)]
+    swapped = [finetune_record("rte", "fnet", seed, 0.7, training="y") for seed in (1, 2)]
+    others = [finetune_record("rte", "fnet", seed, 0.9, training="z", values={"learning_rate": 3e-5}) for seed in (1, 2)]
+    others += [taught(finetune_record("rte", "fnet", 1, 0.95, training="y"), "second"), finetune_record("cola", "fnet", 1, 0.95, training="y")]
+    results = results_of(tmp_path, [*students, *runs, *swapped, *others])
+    row, = xatl_glue.as_swapped(results).itertuples()
+    assert (row.model, row.task, row.teacher, row.score, row.score_n) == ("fnet", "rte", "minilm", pytest.approx(0.7), 2)
+    assert "Before masked-LM" in xatl.glue(results).markdown()
+    figure = xatl.glue_curves(results)
+    assert [line.get_ydata()[0] for axis in figure.axes for line in axis.lines if line.get_linestyle() == ":"] == [pytest.approx(0.7)]
+    plt.close(figure)
+    without = results_of(tmp_path / "without", [*students, *runs, *others])
+    assert xatl_glue.as_swapped(without).empty and "Before masked-LM" not in xatl.glue(without).markdown()
+
+
 def test_of_several_teachers_a_refreshed_one_leads_though_another_tried_more_rates(tmp_path):
     results = results_of(tmp_path, [
         line(end=5.0, groups="none"), taught(line(end=3.5), "minilm-mlm-4000"), *(line(end=end, learning_rate=rate) for end, rate in ((3.2, 1e-4), (3.1, 3e-4)))])
