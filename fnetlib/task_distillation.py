@@ -165,7 +165,8 @@ class PredictionsTrainer(ExpertTrainer):
 def fine_tuned_bert(params: FinetuneParams, data: TaskData, teacher: Teacher, bert: PreTrainedModel, seed: int,
                     work: Path) -> tuple[PreTrainedModel, float | None, float | None]:
     """`bert`, fine-tuned as the recipe `bert` is under these parameters and this seed, by `expert_epochs`, `expert_rate` and in
-    batches of `expert_batch_size` where they are given, all else (warm-up, batches by length, ...) being the run's; the seconds that it took (None: a killed run's are not known); and its score (None where it is no number).
+    batches of `expert_batch_size` where they are given, all else (warm-up, batches by length, ...) being the run's; the seconds that
+    it took (None: a killed run's are not known); and its score (None where it is no number).
 
     It is kept beside `work`, so that students of one seed share it; processes that need the same one wait for it.
     """
